@@ -1,0 +1,1 @@
+"""One file per step that runs on campus."""
