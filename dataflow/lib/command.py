@@ -99,11 +99,13 @@ def run(
     )
     deadline = time.monotonic() + timeout_s if timeout_s is not None else None
     timed_out = interrupted = False
+    remaining: bytes | None = stdin
     while True:
         try:
-            stdout, stderr = process.communicate(stdin, timeout=POLL_S)
+            stdout, stderr = process.communicate(remaining, timeout=POLL_S)
             break
         except subprocess.TimeoutExpired:
+            remaining = None  # communicate() remembers what it has not yet written
             timed_out = deadline is not None and time.monotonic() > deadline
             interrupted = should_stop()
             if timed_out or interrupted:

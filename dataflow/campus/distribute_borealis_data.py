@@ -1,0 +1,202 @@
+"""Check each DMAP file, hand it to every partner and to the mirror, and archive it with its HDF5 file.
+
+The CPIDs of all records decide: one record of a CPID that is not distributed makes a file a special experiment, which goes
+to the special folder and the archive and to nobody else.
+
+A file leaves `data` by being linked into `to_send/<target>/` for each target and then renamed into `to_send/archive/`.
+Each of these queues is emptied on its own, so a target that fails holds up nobody and nobody gets a file twice:
+a verified copy is made ready beside the staging folder, the queue's link is removed, and only then is the copy renamed into
+staging, where its reader may take it at any time. Whatever instruction a kill hits, what is left says what is still to do.
+
+Runs on:  campus, one instance per radar
+Reads:    data
+Writes:   the staging folders of all targets; special; archive_dmap, archive_hdf5
+Removes:  the file from data and from its queues, once it lies verified where it belongs
+Needs:    pyDARNio's DMAP library to check files that were not converted here
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflow.lib import alert, checksum, copy, custody, names, place
+from dataflow.lib.config import Target
+from dataflow.lib.context import Context
+from dataflow.lib.errors import BadFile, TryLater
+from dataflow.lib.flag import Entry
+from dataflow.lib.names import Kind, Name
+from dataflow.lib.step import Outcome, attempt, bad, done, kept
+
+KINDS = frozenset({Kind.DMAP, Kind.RAWACF})
+ROOTS = ("sddata", "archive", "staging")
+PLACES = {Kind.DMAP: ("to_archive", "archive_dmap"), Kind.RAWACF: ("to_archive", "archive_hdf5")}
+SPECIAL = "special"
+Action = dict[str, Any]
+
+
+def find(ctx: Context) -> list[Path]:
+    """The files in data, DMAP before HDF5, and those that an earlier run left in a queue."""
+    _watch_staging(ctx)
+    fresh = sorted(place.scan(ctx.folder("data")), key=lambda path: (not path.name.endswith(".bz2"), path.name))
+    names_found = {path.name for path in fresh}
+    queued = {path.name: path for folder in _queues(ctx) for path in place.scan(folder)}
+    return fresh + [path for name, path in sorted(queued.items()) if name not in names_found]
+
+
+def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+    """One file after the other; the HDF5 file of a bad DMAP file is as bad."""
+    faults: dict[str, str] = {}
+    for path in files:
+        if ctx.should_stop():
+            return
+        fault = faults.get(path.name)
+        if fault is not None:
+            yield bad(path, BadFile("pair of a bad DMAP", fault))
+            continue
+        outcome = attempt(path, lambda file: _distribute(ctx, file))
+        name = names.parse(path.name)
+        if outcome.outcome == "quarantined" and name is not None:
+            faults |= dict.fromkeys(names.hdf5_candidates_of(name), f"its DMAP file {path.name} is bad: {outcome.reason}")
+        yield outcome
+
+
+def _distribute(ctx: Context, path: Path) -> Outcome:
+    name = names.parse(path.name)
+    if name is None or name.radar != ctx.here.radar:
+        raise BadFile("other radar", f"{path.name} is not of {ctx.here.radar}")
+    entry = ctx.custody.entry_of(path, ctx.flow.files.settle_s)
+    if path.parent == ctx.folder("data"):
+        passed = custody.passed_before(ctx.here, name, entry.sha256, PLACES[name.kind])
+        if passed and passed[1] == entry.sha256:
+            return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
+        if passed:
+            raise copy.Conflict(passed[0], passed[1], entry.sha256)
+        _enqueue(ctx, path, name, _checked(path, name, entry))
+    return _empty_queues(ctx, path, name, entry)
+
+
+def _checked(path: Path, name: Name, entry: Entry) -> Entry:
+    """The entry with what a strict reading finds; a file that was converted here was read strictly then.
+
+    Raises:
+        BadFile: its bytes are not what they were, or the DMAP is damaged or of another radar or time than its name says.
+    """
+    if (found := checksum.sha256_on_disk(path)) != entry.sha256:
+        raise BadFile("changed since hashed", f"{path.name} has hash {found}, it was {entry.sha256}: damaged on disk?")
+    if name.kind is not Kind.DMAP or entry.records is not None:
+        return entry
+    from dataflow.lib import dmap
+
+    report = dmap.inspect(path)
+    dmap.check_name(report, name)
+    return Entry(
+        entry.name, entry.size, entry.sha256, entry.parent, entry.by, report.content_sha256, report.records, report.cpids
+    )
+
+
+def _enqueue(ctx: Context, path: Path, name: Name, entry: Entry) -> None:
+    """Link the file into each queue, then let it leave data: from that rename on the queues say what is to do."""
+    queues = [] if name.kind is Kind.RAWACF else [_queue(ctx, target) for target in _targets_of(ctx, entry)]
+    for queue in queues:
+        place.make_folder(ctx.here, queue)
+        link = queue / path.name
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+    place.sync_folders(queues)
+    copy.move(ctx.here, path, ctx.folder("to_archive") / path.name, entry.sha256)
+
+
+def _targets_of(ctx: Context, entry: Entry) -> list[str]:
+    distributed = set(ctx.flow.distribute.cpids)
+    return list(ctx.flow.distribute.targets) if set(entry.cpids or ()) <= distributed else [SPECIAL]
+
+
+def _empty_queues(ctx: Context, path: Path, name: Name, entry: Entry) -> Outcome:
+    """Bring the file to each place that it is queued for; one that fails is tried again by the next run."""
+    actions: list[Action] = []
+    missing: list[str] = []
+    for target in (*ctx.flow.distribute.targets, SPECIAL, "archive"):
+        try:
+            where = _bring(ctx, target, name, entry)
+        except (TryLater, OSError) as error:
+            missing.append(f"{target}: {error}")
+            continue
+        if where is not None:
+            actions.append({"action": _word(target), "target": target, "destination": str(where), "sha256": entry.sha256})
+    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "actions": tuple(actions)}
+    if missing:
+        return kept(path, "; ".join(missing), **common)
+    archived = next((action["destination"] for action in actions if action["target"] == "archive"), None)
+    adopted = "adopted, " if entry.by == custody.ADOPTED else ""
+    return done(path, adopted + ("archived" if name.is_hdf5 else "distributed"), destination=archived, **common)
+
+
+def _bring(ctx: Context, target: str, name: Name, entry: Entry) -> Path | None:
+    """Empty one queue of one file; returns where the file went, or None when it was not queued there."""
+    queued = _queue(ctx, target) / name.text
+    if target in ctx.flow.distribute.targets:
+        return _stage(ctx, ctx.flow.distribute.targets[target], queued, entry)
+    if not queued.exists():
+        return None
+    if target == SPECIAL:
+        final = ctx.folder("special", name.time) / name.text
+        copy.copy_to(ctx.here, queued, [final], expected_sha256=entry.sha256)
+        place.release(queued)
+    else:
+        final = ctx.folder("archive_hdf5" if name.is_hdf5 else "archive_dmap", name.time) / name.text
+        copy.move(ctx.here, queued, final, entry.sha256)
+    return final
+
+
+def _stage(ctx: Context, target: Target, queued: Path, entry: Entry) -> Path | None:
+    """Copy made ready and verified, then out of the queue, then into staging: killed anywhere, no step is done twice."""
+    staging = ctx.here.path(target.folder)
+    ready = _ready_folder(staging) / queued.name
+    if queued.exists():
+        copy.make_ready(ctx.here, queued, ready, entry.sha256, target.link)
+        queued.unlink()
+        checksum.sync_folder(queued.parent)
+    if not ready.exists():
+        return None
+    place.make_folder(ctx.here, staging)
+    final = staging / queued.name
+    ready.rename(final)
+    place.sync_folders([staging, ready.parent])
+    return final
+
+
+def _queues(ctx: Context) -> list[Path]:
+    """Every folder in which a file may wait: the queues, and the copies that were made ready but not yet handed over."""
+    targets = ctx.flow.distribute.targets
+    queues = [_queue(ctx, target) for target in (*targets, SPECIAL, "archive")]
+    return queues + [_ready_folder(ctx.here.path(target.folder)) for target in targets.values()]
+
+
+def _queue(ctx: Context, target: str) -> Path:
+    return ctx.folder("to_send") / target
+
+
+def _ready_folder(staging: Path) -> Path:
+    """The hidden sibling of a staging folder, on the same file system: a reader of staging never sees a partial copy."""
+    return staging.with_name(f".{staging.name}.ready")
+
+
+def _word(target: str) -> str:
+    return {"archive": "archived", SPECIAL: "special experiment"}.get(target, "staged")
+
+
+def _watch_staging(ctx: Context) -> None:
+    """Tell once when a partner has not emptied its staging folder for `stale_days`; the time is when the file came there."""
+    for target, settings in ctx.flow.distribute.targets.items():
+        folder = ctx.here.path(settings.folder)
+        oldest = min((path.lstat().st_ctime for path in place.scan(folder)), default=None)
+        condition = f"staging {target}"
+        if oldest is None or ctx.clock().timestamp() - oldest < ctx.flow.distribute.stale_days * 86400:
+            alert.clear(ctx.here, condition)
+        else:
+            days = (ctx.clock().timestamp() - oldest) / 86400
+            message = f"{target} has not emptied {folder} for {days:.1f} days: ask the partner whether its download runs"
+            alert.tell_once(ctx.log, ctx.here, condition, message, target=target)

@@ -1,0 +1,414 @@
+"""``dataflow ...``: one function per command, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dataflow
+from dataflow.lib import config, context
+from dataflow.lib.config import Config, Here
+from dataflow.lib.context import Context
+from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown
+
+HOST_VARIABLE = "DATAFLOW_HOST"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and run one command; its exit code is the contract of every command."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except BadConfig as error:
+        print(f"dataflow: {error}", file=sys.stderr)
+        return Exit.CONFIG
+    except HostDown as error:
+        print(f"dataflow: {error}", file=sys.stderr)
+        return Exit.UNREACHABLE
+    except (DataflowError, OSError) as error:
+        print(f"dataflow: {error}", file=sys.stderr)
+        return Exit.LEFT_OVER
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one step once."""
+    from dataflow.lib import runner
+
+    loaded = _load(arguments)
+    host = arguments.host or _host_of_step(loaded, arguments.step)
+    ctx = _context(loaded, arguments, host, arguments.step, arguments.part)
+    return runner.run(ctx, [path.absolute() for path in arguments.files])
+
+
+def daemon(arguments: argparse.Namespace) -> int:
+    """Wait for work and run the host's steps."""
+    from dataflow.lib import daemon as daemon_module
+
+    return daemon_module.serve(_context(_load(arguments), arguments, arguments.host, "daemon"), arguments.once)
+
+
+def receive(arguments: argparse.Namespace) -> int:
+    """Answer the host before; started over SSH."""
+    from dataflow.lib import receive as receive_module
+
+    ctx = _context(_load(arguments), arguments, arguments.host, "receive")
+    return receive_module.serve(ctx, arguments.verb, arguments.sender, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Check the configuration and this machine's environment."""
+    from dataflow.lib import check as check_module
+
+    loaded = _load(arguments)
+    _tell(arguments, f"configuration {loaded.source}: good (sha256 {loaded.sha256[:12]})")
+    if loaded.root or loaded.overrides:
+        _tell(arguments, f"--root {loaded.root}, --set {' '.join(loaded.overrides) or 'nothing'}")
+    if not arguments.host and not arguments.radar:
+        _tell(arguments, "give HOST and --radar to check the machine as well")
+        return Exit.ACCOUNTED
+    here = _here(loaded, arguments)
+    findings = list(check_module.look(here, arguments.create_markers))
+    if arguments.json:
+        print(json.dumps([{k: getattr(f, k) for k in ("subject", "is_good", "message", "mend")} for f in findings]))
+    for finding in findings if not arguments.json else ():
+        mend = f"\n       {finding.mend}" if finding.mend else ""
+        print(f"{'good ' if finding.is_good else 'WRONG'}  {finding.subject}: {finding.message}{mend}")
+    return Exit.ACCOUNTED if all(finding.is_good for finding in findings) else Exit.LEFT_OVER
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Tell what waits on this machine."""
+    from dataflow.lib import report
+
+    found = report.status(_here(_load(arguments), arguments), context.utc_now())
+    print(json.dumps(found, indent=1) if arguments.json else _status_text(found))
+    return Exit.ACCOUNTED
+
+
+def summary(arguments: argparse.Namespace) -> int:
+    """Tell what the steps did in the last days."""
+    from dataflow.lib import report
+
+    found = report.statistics(_here(_load(arguments), arguments), context.utc_now(), arguments.days)
+    print(json.dumps(found, indent=1) if arguments.json else _summary_text(found))
+    return Exit.ACCOUNTED
+
+
+def trace(arguments: argparse.Namespace) -> int:
+    """Tell the custody of one file."""
+    from dataflow.lib import report
+
+    here = _here(_load(arguments), arguments)
+    is_whole = here.host.next is None
+    hops, faults = report.trace(here, arguments.name, context.utc_now(), is_whole)
+    if arguments.json:
+        print(json.dumps(hops, indent=1))
+    else:
+        print("\n".join(_hop_text(hop) for hop in hops))
+        if not is_whole:
+            print(f"This is what {here.machine.name} knows; the whole custody is told on campus.")
+    for fault in faults:
+        print(f"dataflow: {fault}", file=sys.stderr)
+    return Exit.LEFT_OVER if faults else Exit.ACCOUNTED
+
+
+def quarantine(arguments: argparse.Namespace) -> int:
+    """List, show, retry or drop what lies in quarantine."""
+    from dataflow.lib import quarantine as quarantine_module
+
+    here = _here(_load(arguments), arguments)
+    found = quarantine_module.reasons(here)
+    if arguments.verb == "list":
+        rows = [{"file": path.name, "kind": r.kind, "reason": r.message, "time": r.time, "step": r.step} for path, r in found]
+        print(
+            json.dumps(rows, indent=1)
+            if arguments.json
+            else "\n".join("{file}  {time}  {kind}: {reason}".format(**r) for r in rows)
+        )
+        return Exit.ACCOUNTED
+    wanted = next(((path, reason) for path, reason in found if path.name == arguments.name), None)
+    if wanted is None:
+        raise BadConfig(f"{arguments.name!r} does not lie in {here.folder('quarantine')}: see dataflow quarantine list")
+    path, reason = wanted
+    if arguments.verb == "show":
+        print(json.dumps({k: getattr(reason, k) for k in reason.__slots__}, indent=1))
+    elif arguments.verb == "retry":
+        print(f"back at {quarantine_module.retry(here, path)}; the next run takes it up")
+    elif not arguments.yes:
+        raise BadConfig(f"drop deletes {path} for ever; say so with --yes")
+    else:
+        quarantine_module.drop(path)
+        print(f"deleted {path}")
+    return Exit.ACCOUNTED
+
+
+def pause(arguments: argparse.Namespace) -> int:
+    """Pause one step, or all, with a reason."""
+    from dataflow.lib import place
+
+    file = context.pause_file(_here(_load(arguments), arguments), arguments.step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    who = pwd.getpwuid(os.getuid()).pw_name
+    place.write_whole(file, f"{arguments.reason} ({who}, {context.utc_now():%Y-%m-%d %H:%M} UTC)\n".encode())
+    print(
+        f"{arguments.step or 'every step'} is paused; it stops within one file. Go on with: dataflow resume {arguments.step or ''}".rstrip()
+    )
+    return Exit.ACCOUNTED
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """End a pause, or put a blown fuse back."""
+    file = context.pause_file(_here(_load(arguments), arguments), arguments.step)
+    was = file.exists()
+    file.unlink(missing_ok=True)
+    print(f"{arguments.step or 'every step'} {'goes on with the next run' if was else 'was not paused'}")
+    return Exit.ACCOUNTED
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """Convert rawacf HDF5 to DMAP, away from any chain."""
+    from dataflow.lib import by_hand
+
+    return by_hand.convert(arguments.files, arguments.output, arguments.processes, _progress(arguments), arguments.json)
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw antennas_iq files, away from any chain."""
+    from dataflow.lib import by_hand
+
+    return by_hand.plot(arguments.files, arguments.output, arguments.processes, _progress(arguments), arguments.json)
+
+
+def simulate_radar(arguments: argparse.Namespace) -> int:
+    """Write blocks as a radar does."""
+    from dataflow.demo import simulate_radar as simulator
+
+    return simulator.run(arguments)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Run the whole chain on this computer."""
+    from dataflow.demo import chain
+
+    return chain.run(arguments.folder)
+
+
+def _load(arguments: argparse.Namespace) -> Config:
+    loaded = config.load(arguments.config, arguments.root, arguments.set or ())
+    os.environ.update(loaded.environment())
+    os.environ["LC_ALL"] = "C"
+    return loaded
+
+
+def _here(loaded: Config, arguments: argparse.Namespace) -> Here:
+    here = loaded.here(arguments.host or _host_of_machine(loaded, arguments.radar), arguments.radar or _only_radar(loaded))
+    _require_user(loaded, here)
+    return here
+
+
+def _context(loaded: Config, arguments: argparse.Namespace, host: str, step: str, part: str = "") -> Context:
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    ctx = context.open_context(loaded, host, arguments.radar, step, part, say)
+    _require_user(loaded, ctx.here)
+    ctx.requests.listen()
+    return ctx
+
+
+def _require_user(loaded: Config, here: Here) -> None:
+    """Refuse another user than the host's own: what root creates, the daemon could not touch."""
+    user = here.machine.user or here.host.user
+    me = pwd.getpwuid(os.getuid()).pw_name
+    if loaded.root is None and me != user:
+        command = " ".join(["sudo", "-u", user, "dataflow", *sys.argv[1:]])
+        raise BadConfig(f"{here.host_name} of {here.radar} belongs to the user {user}, you are {me}. Type: {command}")
+
+
+def _host_of_step(loaded: Config, step: str) -> str:
+    hosts = [name for name, host in loaded.flow.hosts.items() if step in {entry.split()[0] for entry in host.steps}]
+    if len(hosts) == 1:
+        return hosts[0]
+    if os.environ.get(HOST_VARIABLE) in hosts:
+        return os.environ[HOST_VARIABLE]
+    config.step_file(step)
+    raise BadConfig(f"{step} runs on {', '.join(hosts) or 'no host of the configuration'}: say which with --host")
+
+
+def _host_of_machine(loaded: Config, radar: str | None) -> str:
+    """The host that this computer plays, told by DATAFLOW_HOST or by its name."""
+    if HOST_VARIABLE in os.environ:
+        return os.environ[HOST_VARIABLE]
+    me = socket.gethostname().split(".")[0]
+    radars = [loaded.flow.radars[radar]] if radar in loaded.flow.radars else loaded.flow.radars.values()
+    hosts = {host for entry in radars for host, machine in entry.machines.items() if machine.name == me}
+    if len(hosts) == 1:
+        return hosts.pop()
+    raise BadConfig(f"which host? No machine of the configuration is called {me}: give --host ({', '.join(loaded.flow.hosts)})")
+
+
+def _only_radar(loaded: Config) -> str:
+    raise BadConfig(f"which radar? Give --radar ({', '.join(loaded.flow.radars)})")
+
+
+def _progress(arguments: argparse.Namespace) -> Callable[[str, int, int], None] | None:
+    """A progress line when a person is watching."""
+    if arguments.json or not sys.stderr.isatty():
+        return None
+
+    def show(what: str, done: int, total: int) -> None:
+        width = 30
+        filled = width * done // max(total, 1)
+        end = "\n" if done >= total else ""
+        print(f"\r{what} [{'#' * filled}{'.' * (width - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _tell(arguments: argparse.Namespace, text: str) -> None:
+    print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout)
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    flags, lines = found["flags"], [f"{found['host']} of {found['radar']} on {found['machine']}, {found['time']}"]
+    lines += [f"  PAUSED {step}: {reason}" for step, reason in found["paused"].items()]
+    lines.append(
+        f"  flags: {flags['waiting']} waiting, {flags['open']} open, {flags['outbox']} in the outbox, {flags['unreadable']} unreadable"
+    )
+    lines += [f"  backlog {key}: {size['files']} files, {size['bytes'] / 1e6:.1f} MB" for key, size in found["backlog"].items()]
+    for step, last in found["steps"].items():
+        counts = ", ".join(f"{last[word]} {word}" for word in ("done", "kept", "quarantined", "skipped") if last.get(word))
+        lines.append(f"  {step}: {last['time']}, exit {last['exit']}, {counts or 'nothing to do'}, {last['seconds']} s")
+    lines += [f"  quarantine {item['file']}: {item['kind']}: {item['reason']}" for item in found["quarantine"]]
+    return "\n".join(lines)
+
+
+def _summary_text(found: dict[str, Any]) -> str:
+    lines = [f"{found['host']} of {found['radar']} on {found['machine']}, the last {found['days']} days"]
+    for step, entry in found["steps"].items():
+        counts = ", ".join(f"{count} {word}" for word, count in entry["files"].items())
+        lines.append(
+            f"  {step}: {entry['runs']} runs, {counts or 'no files'}, {entry['bytes'] / 1e6:.1f} MB, {entry['seconds']} s"
+        )
+        lines += [f"    {file}: {reason}" for file, reason in entry["trouble"].items()]
+    return "\n".join(lines)
+
+
+def _hop_text(hop: dict[str, Any]) -> str:
+    digest = (hop["sha256"] or "-")[:16]
+    return (
+        f"{hop['time']}  {hop['machine']:14} {hop['step']:24} {hop['action'] or '':10} {digest:16}  {hop['file']}  {hop['place']}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dataflow",
+        description="Carries SuperDARN radar data from the instrument to the people who use it.",
+        epilog="Exit codes: 0 all accounted for; 1 something kept or quarantined; 2 configuration or usage; 3 a bug, or the fuse; "
+        "75 the other side is unreachable, it will be tried again.",
+    )
+    parser.add_argument("--version", action="version", version=f"dataflow {dataflow.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    one = _command(commands, "run", run, "run one step once, as the daemon does")
+    one.add_argument("step", help="name of a step, see docs/steps.md, or the absolute path of your own")
+    one.add_argument("files", nargs="*", type=Path, help="only these files, even when the step is paused or its fuse is blown")
+    one.add_argument("--part", default="", help="the part of its work that is meant (rsync_to_campus: data, pictures)")
+    _where(one, radar_required=True)
+
+    one = _command(commands, "daemon", daemon, "wait for work and run the host's steps in order")
+    one.add_argument("host", help="borealis, site-linux or campus")
+    one.add_argument("--radar", required=True, help="three letters, like sas")
+    one.add_argument("--once", action="store_true", help="run what is pending, then exit with the code of that run")
+
+    one = _command(commands, "check", check, "check the configuration and this machine, and say how to mend each finding")
+    one.add_argument("host", nargs="?", help="also check the machine as this host (with --radar)")
+    one.add_argument("--radar", help="three letters, like sas")
+    one.add_argument(
+        "--create-markers", action="store_true", help="write .dataflow-root into each root: these are the right disks"
+    )
+    _json(one)
+
+    for name, function, text in (
+        ("status", status, "what waits on this machine: flags, outbox, backlog, last runs, quarantine, pauses"),
+        ("summary", summary, "what the steps did in the last days"),
+        ("trace", trace, "the custody of one file: each hop with time, host, machine, place and hash"),
+    ):
+        one = _command(commands, name, function, text)
+        if name == "summary":
+            one.add_argument("--days", type=int, default=7, help="how many days, today included (7)")
+        if name == "trace":
+            one.add_argument("name", help="file name, like 20261101.1400.00.sas.0.rawacf.h5")
+        _where(one)
+        _json(one)
+
+    one = _command(commands, "quarantine", quarantine, "what was set aside, why, and what to do with it")
+    one.add_argument("verb", choices=("list", "show", "retry", "drop"), help="retry puts a file back where it came from")
+    one.add_argument("name", nargs="?", help="the file's name as `list` shows it")
+    one.add_argument("--yes", action="store_true", help="drop: really delete")
+    _where(one)
+    _json(one)
+
+    one = _command(commands, "pause", pause, "pause a step, or all of them, within one file")
+    one.add_argument("step", nargs="?", help="a step; none: every step")
+    one.add_argument("--reason", required=True, help="shown wherever the pause is shown")
+    _where(one)
+    one = _command(commands, "resume", resume, "end a pause, or put a blown fuse back")
+    one.add_argument("step", nargs="?", help="a step; none: the pause of every step")
+    _where(one)
+
+    for name, function, text, what in (
+        ("convert", convert, "convert rawacf HDF5 to DMAP", "rawacf HDF5 files"),
+        ("plot", plot, "draw every antenna of antennas_iq files", "antennas_iq HDF5 files"),
+    ):
+        one = _command(commands, name, function, text)
+        one.add_argument("files", nargs="+", type=Path, metavar="IN.h5", help=what)
+        one.add_argument(
+            "-o", "--output", type=Path, help="a folder; for one file to convert, the file to write. Default: beside the input"
+        )
+        one.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many processes may work at once")
+        _json(one)
+
+    from dataflow.demo import simulate_radar as simulator
+
+    simulator.add_arguments(_command(commands, "simulate-radar", simulate_radar, "write blocks of files as a radar does"))
+
+    one = _command(commands, "demo", demo, "run the whole chain on this computer: real files, real rsync, real SSH")
+    one.add_argument("folder", nargs="?", type=Path, default=Path("demo-run"), help="where the machines' folders go (demo-run)")
+
+    one = _command(commands, "receive", receive, "answer the host before this one; started by it over SSH")
+    one.add_argument("verb", choices=("accept", "flag", "logs", "hello"))
+    one.add_argument("--host", required=True)
+    one.add_argument("--radar", required=True)
+    one.add_argument("--from", dest="sender", required=True, help="the host that sends")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(command=function)
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="the configuration (DATAFLOW_CONFIG, /etc/dataflow/config.yaml)"
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="put each machine below its own folder in DIR (DATAFLOW_ROOT)")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key; repeatable")
+    return parser
+
+
+def _where(parser: argparse.ArgumentParser, radar_required: bool = False) -> None:
+    parser.add_argument("--radar", required=radar_required, help="three letters, like sas")
+    parser.add_argument("--host", help="borealis, site-linux or campus; told by the step or by this machine's name if not given")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")

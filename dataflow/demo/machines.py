@@ -1,0 +1,149 @@
+"""Machines that are not there: an unprivileged sshd on loopback for each, with throwaway keys, below one folder.
+
+The shipped configuration is used as it is; what differs (addresses, ports, keys) is a list of overrides.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflow.lib import check, command, config
+from dataflow.lib.config import Config
+from dataflow.lib.errors import BadConfig
+
+START_LIMIT_S = 10.0
+_SSHD = "/usr/sbin/sshd"
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """The loopback machines of some radars. ``config`` is the shipped configuration with what makes it run here."""
+
+    root: Path
+    config: Config
+
+    def sshd_log(self, machine: str) -> Path:
+        """What the sshd of a machine logged: one line ``Accepted publickey`` for each new connection."""
+        return self.root / ".machines" / f"{machine}.sshd.log"
+
+
+@contextmanager
+def running(root: Path, radars: Sequence[str], overrides: Sequence[str] = (), source: Path | None = None) -> Iterator[Machines]:
+    """Start the machines of some radars below ``root``, mark their roots as the right disks, and end them afterwards.
+
+    Raises:
+        BadConfig: sshd or rsync is not installed, or an sshd does not start.
+    """
+    for program in (_SSHD, "ssh", "ssh-keygen", "rsync"):
+        if not shutil.which(program):
+            raise BadConfig(f"{program} is not installed: apt install openssh-server openssh-client rsync")
+    secrets = root.absolute() / ".machines"
+    secrets.mkdir(parents=True, exist_ok=True)
+    secrets.chmod(0o700)
+    loaded = config.load(source, root.absolute(), overrides)
+    _make_key(secrets / "client_key")
+    with ExitStack() as stack:
+        ports = {}
+        for radar in radars:
+            for host, machine in loaded.flow.radars[radar].machines.items():
+                if host != "borealis" and machine.name not in ports:
+                    ports[machine.name] = stack.enter_context(_sshd(secrets, machine.name))
+        _write_client_files(secrets, ports)
+        more = [*overrides, f"ssh.config_file={secrets / 'ssh_config'}", *_addresses(loaded, radars, ports, secrets)]
+        final = config.load(source, root.absolute(), more)
+        _write_wrapper(secrets / "dataflow", final)
+        for radar in radars:
+            for host in loaded.flow.hosts:
+                for finding in check.look(final.here(host, radar), create_markers=True):
+                    if not finding.is_good:
+                        raise BadConfig(f"{host} of {radar}: {finding.subject}: {finding.message}. {finding.mend}")
+        yield Machines(root.absolute(), final)
+
+
+def _addresses(loaded: Config, radars: Sequence[str], ports: dict[str, int], secrets: Path) -> Iterator[str]:
+    user = pwd.getpwuid(os.getuid()).pw_name
+    for radar in radars:
+        for host, machine in loaded.flow.radars[radar].machines.items():
+            if machine.name in ports:
+                key = f"radars.{radar}.machines.{host}"
+                yield from (f"{key}.address=127.0.0.1", f"{key}.port={ports[machine.name]}", f"{key}.user={user}")
+                yield f"{key}.command={secrets / 'dataflow'}"
+
+
+@contextmanager
+def _sshd(secrets: Path, machine: str) -> Iterator[int]:
+    """One sshd; yields its port."""
+    host_key = secrets / f"{machine}.host_key"
+    _make_key(host_key)
+    shutil.copy(secrets / "client_key.pub", secrets / "authorized_keys")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    port = _free_port()
+    settings = {
+        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": host_key, "AuthorizedKeysFile": secrets / "authorized_keys",
+        "PidFile": "none", "UsePAM": "no", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "yes",
+        "MaxStartups": "100", "LogLevel": "VERBOSE", "PrintMotd": "no",
+    }  # fmt: skip
+    file = secrets / f"{machine}.sshd_config"
+    file.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
+    log = secrets / f"{machine}.sshd.log"
+    process = command.start(
+        [_SSHD, "-D", "-f", file, "-E", log], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False
+    )
+    try:
+        _wait_for_port(process, port, log)
+        yield port
+    finally:
+        command.end_group(process)
+
+
+def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    said = log.read_text(errors="replace") if log.exists() else ""
+    raise BadConfig(f"sshd does not answer on port {port}: {said.strip()[-500:]}")
+
+
+def _write_client_files(secrets: Path, ports: dict[str, int]) -> None:
+    known = [f"[127.0.0.1]:{port} {(secrets / f'{machine}.host_key.pub').read_text()}" for machine, port in ports.items()]
+    (secrets / "known_hosts").write_text("".join(known))
+    settings = {
+        "IdentityFile": secrets / "client_key", "IdentitiesOnly": "yes", "UserKnownHostsFile": secrets / "known_hosts",
+        "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "yes",
+    }  # fmt: skip
+    (secrets / "ssh_config").write_text("Host *\n" + "".join(f'  {key} "{value}"\n' for key, value in settings.items()))
+
+
+def _write_wrapper(path: Path, final: Config) -> None:
+    """What an SSH session on these machines calls ``dataflow``: this Python, with this configuration."""
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in final.environment().items())
+    path.write_text(f'#!/bin/sh\n{exports}exec {shlex.quote(sys.executable)} -m dataflow "$@"\n')
+    path.chmod(0o755)
+
+
+def _make_key(path: Path) -> None:
+    if not path.exists():
+        finished = command.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], timeout_s=30)
+        if finished.returncode != 0:
+            raise BadConfig(f"ssh-keygen cannot write {path}: {finished.last_lines}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,81 @@
+"""What ``dataflow check`` looks at before a host goes to work, and how to mend each finding."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+from dataflow.lib import place
+from dataflow.lib.config import MARKER, Here
+from dataflow.lib.errors import TryLater
+
+PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "ssh"), "campus": ("rsync",)}
+MODULES = {
+    "borealis": ("inotify_simple", "yaml"),
+    "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
+    "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``mend``: what to do; empty where all is well."""
+
+    subject: str
+    is_good: bool
+    message: str
+    mend: str = ""
+
+
+def look(here: Here, create_markers: bool) -> Iterator[Finding]:
+    """Look at the roots, the local folders, the programs and modules of one host and radar."""
+    for root, path in here.roots.items():
+        if create_markers:
+            _create_marker(root, path)
+        yield _root(here, root, path)
+    for what, folder in (("state", here.state), ("logs", here.logs)):
+        yield _writable(what, folder)
+    for program in PROGRAMS.get(here.host_name, ()):
+        found = shutil.which(program)
+        yield Finding(program, bool(found), found or "not installed", "" if found else f"apt install {_package(program)}")
+    for module in MODULES.get(here.host_name, ()):
+        present = util.find_spec(module) is not None
+        extra = {"site-linux": "[site]", "campus": "[campus]"}.get(here.host_name, "")
+        yield Finding(module, present, "present" if present else "missing", "" if present else f"pip install 'dataflow{extra}'")
+    if here.host_name == "campus" and not shutil.which("lbzip2"):
+        yield Finding("lbzip2", True, "not installed: conversion compresses on one core", "apt install lbzip2")
+
+
+def _root(here: Here, root: str, path: Path) -> Finding:
+    try:
+        place.check_root(here, root)
+    except TryLater as error:
+        return Finding(f"root {root}", False, str(error), f"mount {path}, then: dataflow check --create-markers")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Finding(f"root {root}", False, f"{path} is not writable", f"chown it to {here.host.user}")
+    free = shutil.disk_usage(path)
+    return Finding(f"root {root}", True, f"{path}, {free.free / 1e9:.1f} GB free")
+
+
+def _create_marker(root: str, path: Path) -> None:
+    marker = path / MARKER
+    if not marker.exists():
+        path.mkdir(parents=True, exist_ok=True)
+        place.write_whole(marker, root.encode() + b"\n")
+
+
+def _writable(what: str, folder: Path) -> Finding:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return Finding(what, False, f"{folder}: {error.strerror}", f"create {folder} and give it to the host's user")
+    good = os.access(folder, os.W_OK | os.X_OK)
+    return Finding(what, good, str(folder), "" if good else f"give {folder} to the host's user")
+
+
+def _package(program: str) -> str:
+    return {"ssh": "openssh-client"}.get(program, program)

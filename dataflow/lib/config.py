@@ -1,0 +1,404 @@
+"""config.yaml as frozen dataclasses, checked whole, and what it means on one host for one radar.
+
+One file describes the whole flow and is the same on every machine. ``load`` reads and checks it; ``Config.here`` gives
+the view of one host and radar, with every folder as a path on this machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from dataflow.lib import schema
+from dataflow.lib.errors import BadConfig
+from dataflow.lib.names import Kind
+
+T = TypeVar("T")
+VERSION = 1
+ROOT_VARIABLE = "DATAFLOW_ROOT"
+CONFIG_VARIABLE = "DATAFLOW_CONFIG"
+SET_VARIABLE = "DATAFLOW_SET"
+MARKER = ".dataflow-root"
+INSTALLED_CONFIG = Path("/etc/dataflow/config.yaml")
+_PACKAGE = Path(__file__).parents[1]
+_STEP_FOLDERS = ("site", "campus")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A place that a host may write to. ``mounted``: a network mount, shared by the machines of one radar."""
+
+    path: str
+    mounted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A role in the chain: what it waits for, its ordered steps and its folders."""
+
+    waits_on: Literal["data", "flags"]
+    user: str
+    steps: tuple[str, ...]
+    roots: dict[str, Root]
+    folders: dict[str, str]
+    backlog: tuple[str, ...]
+    state: str
+    logs: str
+    relayed_logs: str
+    next: str | None = None
+    routes: dict[str, str] = field(default_factory=dict)
+    passed: tuple[str, ...] = ()
+    file_mode: str = "0664"
+    dir_mode: str = "2775"
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The computer that plays a host for a radar, and its limits."""
+
+    name: str
+    address: str
+    port: int = 22
+    user: str | None = None
+    command: str = "dataflow"
+    nas: Literal["mounted", "none"] = "mounted"
+    bandwidth_kib_s: int | None = None
+    read_limit_mib_s: int | None = None
+    roots: dict[str, Root] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Radar:
+    """A radar and its machines by host."""
+
+    name: str
+    machines: dict[str, Machine]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """When a file may be taken."""
+
+    unchanged_s: float
+    complete_after_s: float
+    block_s: float
+    settle_s: float
+    max_stamp_offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """Times of the daemon's loop."""
+
+    look_every_s: float
+    stop_timeout_s: float
+    below_flag_limit_s: float
+    step_limit_s: float
+    stuck_after_s: float
+    back_off_first_s: float
+    back_off_last_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ssh:
+    """The one connection to each destination."""
+
+    max_new_connections_per_minute: int
+    connect_timeout_s: int
+    keep_alive_s: int
+    idle_close_s: int
+    config_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Size of the batches that go over a link."""
+
+    no_progress_s: int
+    data_batch_files: int
+    data_batch_bytes: int
+    picture_batch_files: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plots:
+    """What the IQ plots show and how long they stay on the front page."""
+
+    first_sample: int
+    last_sample: int
+    min_db: float
+    max_db: float
+    processes: int
+    archive_after_h: float
+
+
+@dataclass(frozen=True, slots=True)
+class Campus:
+    """Limits of the campus machine, over all radars."""
+
+    max_conversions: int
+    conversion_processes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A staging folder. ``link``: hard links instead of copies, for a reader who only reads."""
+
+    folder: str
+    link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Distribute:
+    """Who gets which data."""
+
+    cpids: tuple[int, ...]
+    targets: dict[str, Target]
+    stale_days: float
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """The document."""
+
+    version: int
+    hosts: dict[str, Host]
+    radars: dict[str, Radar]
+    files: Files
+    daemon: Daemon
+    ssh: Ssh
+    transfer: Transfer
+    plots: Plots
+    campus: Campus
+    distribute: Distribute
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """One host of one radar: its machine, and its folders as paths on that machine."""
+
+    host_name: str
+    radar: str
+    host: Host
+    machine: Machine
+    roots: Mapping[str, Path]
+    folder_texts: Mapping[str, str]
+    state: Path
+    logs: Path
+    relayed_logs: Path
+    machine_state: Path
+
+    def folder(self, key: str, time: datetime | None = None, camera: str = "") -> Path:
+        """The path of a folder; ``time`` (UTC) fills {YYYY} and {MM}, ``camera`` fills {camera}."""
+        return self.path(self.folder_texts[key], time, camera)
+
+    def path(self, text: str, time: datetime | None = None, camera: str = "") -> Path:
+        """A path that the configuration writes as ``<root>/<relative>``."""
+        root, _, relative = text.partition("/")
+        filled = relative.replace("{radar}", self.radar).replace("{camera}", camera)
+        if time is not None:
+            filled = filled.replace("{YYYY}", f"{time:%Y}").replace("{MM}", f"{time:%m}")
+        return self.roots[root] / filled
+
+    def root_of(self, key: str) -> str:
+        """The name of the root in which a folder lies."""
+        return self.folder_texts[key].partition("/")[0]
+
+    @property
+    def file_mode(self) -> int:
+        """Mode of the files that this host puts in their places."""
+        return int(self.host.file_mode, 8)
+
+    @property
+    def dir_mode(self) -> int:
+        """Mode of the folders that this host creates."""
+        return int(self.host.dir_mode, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The document with its origin. ``root``: the folder that stands for the file systems of all machines, or None."""
+
+    flow: Flow
+    source: Path
+    sha256: str
+    root: Path | None
+    overrides: tuple[str, ...]
+
+    def here(self, host_name: str, radar: str) -> Here:
+        """The view of one host and radar.
+
+        Raises:
+            BadConfig: no such host, radar, or machine.
+        """
+        host = _lookup(self.flow.hosts, host_name, "host", self.source)
+        machine = _lookup(_lookup(self.flow.radars, radar, "radar", self.source).machines, host_name, "machine", self.source)
+        base = self.root / machine.name if self.root else Path("/")
+        state = base / host.state.lstrip("/")
+        return Here(
+            host_name=host_name,
+            radar=radar,
+            host=host,
+            machine=machine,
+            roots={n: self._root_path(n, r, radar, base) for n, r in {**host.roots, **machine.roots}.items()},
+            folder_texts={**host.folders, **machine.folders},
+            state=state / f"{host_name}.{radar}",
+            logs=base / host.logs.lstrip("/"),
+            relayed_logs=base / host.relayed_logs.lstrip("/"),
+            machine_state=state,
+        )
+
+    def _root_path(self, name: str, root: Root, radar: str, base: Path) -> Path:
+        if self.root and root.mounted:
+            return self.root / f"{radar}-{name}"
+        return base / root.path.lstrip("/")
+
+    def environment(self) -> dict[str, str]:
+        """What child processes, and the far side of a loopback link, need to see the same configuration."""
+        variables = {CONFIG_VARIABLE: str(self.source), SET_VARIABLE: json.dumps(self.overrides)}
+        return {**variables, ROOT_VARIABLE: str(self.root)} if self.root else variables
+
+
+def load(source: Path | None = None, root: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read, override and check the configuration; arguments not given come from the environment.
+
+    Raises:
+        BadConfig: with every finding, each with file and line where it has one.
+    """
+    path = source or _default_source()
+    root_text = os.environ.get(ROOT_VARIABLE)
+    root = root or (Path(root_text) if root_text else None)
+    settings = (*json.loads(os.environ.get(SET_VARIABLE, "[]")), *overrides)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"cannot read the configuration {path}: {error}") from error
+    document = schema.parse(text, str(path))
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise BadConfig(f"--set {setting}: write KEY=VALUE, for example files.settle_s=5")
+        schema.override(document, key, value, str(path))
+    flow = schema.bind(document, Flow, str(path))
+    if findings := list(_findings(flow)):
+        raise BadConfig("\n".join(f"{path}: {finding}" for finding in findings))
+    digest = hashlib.sha256(json.dumps([text, settings]).encode()).hexdigest()
+    return Config(flow, path.absolute(), digest, root.absolute() if root else None, tuple(settings))
+
+
+def _default_source() -> Path:
+    if text := os.environ.get(CONFIG_VARIABLE):
+        return Path(text)
+    if INSTALLED_CONFIG.exists():
+        return INSTALLED_CONFIG
+    from dataflow.lib import shipped
+
+    return shipped.path("config.yaml")
+
+
+def step_file(name: str) -> Path:
+    """The file of a step: ``dataflow/{site,campus}/<name>.{py,sh}``, or the absolute path of a program of one's own.
+
+    Raises:
+        BadConfig: there is no such step; names the nearest one.
+    """
+    if name.startswith("/"):
+        return Path(name)
+    files = {path.stem: path for folder in _STEP_FOLDERS for path in (_PACKAGE / folder).glob("[a-z]*.*") if path.is_file()}
+    if name not in files:
+        near = difflib.get_close_matches(name, files, n=1)
+        raise BadConfig(f"there is no step {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    return files[name]
+
+
+def _lookup(table: Mapping[str, T], key: str, what: str, source: Path) -> T:
+    if key not in table:
+        near = difflib.get_close_matches(key, table, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(table))}"
+        raise BadConfig(f"{source}: unknown {what} {key!r}: {hint}")
+    return table[key]
+
+
+def _findings(flow: Flow) -> Iterator[str]:
+    """What the types cannot say: references that lead nowhere and numbers that make no sense."""
+    if flow.version != VERSION:
+        yield f"version is {flow.version}; this dataflow reads version {VERSION}"
+    for name, host in flow.hosts.items():
+        yield from _host_findings(flow, f"hosts.{name}", host)
+    for radar, entry in flow.radars.items():
+        if not re.fullmatch(r"[a-z]{3}", radar):
+            yield f"radars.{radar}: a radar is three lower-case letters"
+        for name, machine in entry.machines.items():
+            yield from _machine_findings(flow, f"radars.{radar}.machines.{name}", name, machine)
+    for name, target in flow.distribute.targets.items():
+        if target.folder.partition("/")[0] not in {root for host in flow.hosts.values() for root in host.roots}:
+            yield f"distribute.targets.{name}.folder: {target.folder!r} does not begin with the name of a root"
+    for key in ("max_conversions", "conversion_processes"):
+        if getattr(flow.campus, key) < 1:
+            yield f"campus.{key} must be at least 1"
+    if flow.ssh.max_new_connections_per_minute < 1:
+        yield "ssh.max_new_connections_per_minute must be at least 1"
+
+
+def _host_findings(flow: Flow, path: str, host: Host) -> Iterator[str]:
+    if host.next is not None and host.next not in flow.hosts:
+        yield f"{path}.next: there is no host {host.next!r}"
+    if host.waits_on == "data" and "data" not in host.folders:
+        yield f"{path}: waits on data but has no folder `data`"
+    yield from (f"{path}.{finding}" for finding in _folder_findings(host.folders, host.roots))
+    for kind, folder in host.routes.items():
+        if kind not in set(Kind):
+            yield f"{path}.routes: {kind!r} is not a kind of file; there are: {', '.join(Kind)}"
+        yield from _known(folder, host.folders, f"{path}.routes.{kind}")
+    for key in ("passed", "backlog"):
+        for folder in getattr(host, key):
+            yield from _known(folder, host.folders, f"{path}.{key}")
+    for key in ("file_mode", "dir_mode"):
+        if not re.fullmatch(r"[0-7]{3,4}", getattr(host, key)):
+            yield f'{path}.{key} must be an octal mode in quotes, like "0664"'
+    for entry in host.steps:
+        try:
+            step_file((entry.split() or [""])[0])
+        except BadConfig as error:
+            yield f"{path}.steps: {error}"
+
+
+def _machine_findings(flow: Flow, path: str, host_name: str, machine: Machine) -> Iterator[str]:
+    if host_name not in flow.hosts:
+        yield f"{path}: there is no host {host_name!r}"
+        return
+    host = flow.hosts[host_name]
+    yield from (f"{path}.{finding}" for finding in _folder_findings(machine.folders, {**host.roots, **machine.roots}))
+    for key, value in (("address", machine.address), ("user", machine.user or "x"), ("name", machine.name)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", value):
+            yield f"{path}.{key}: {value!r} is not a {key}"
+    if not re.fullmatch(r"[A-Za-z0-9/._-]+", machine.command):
+        yield f"{path}.command: {machine.command!r} must be the plain path of the program on that machine"
+
+
+def _folder_findings(folders: Mapping[str, str], roots: Mapping[str, Root]) -> Iterator[str]:
+    for key, text in folders.items():
+        root, _, relative = text.partition("/")
+        if root not in roots:
+            yield f"folders.{key}: {text!r} does not begin with the name of a root ({', '.join(roots)})"
+        if ".." in relative.split("/"):
+            yield f"folders.{key}: {text!r} must not contain '..'"
+    for name, root_value in roots.items():
+        if not root_value.path.startswith("/"):
+            yield f"roots.{name}.path must be absolute, not {root_value.path!r}"
+
+
+def _known(folder: str, folders: Mapping[str, str], path: str) -> Iterator[str]:
+    if folder not in folders:
+        near = difflib.get_close_matches(folder, folders, n=1)
+        yield f"{path}: there is no folder {folder!r}" + (f": did you mean {near[0]!r}?" if near else "")

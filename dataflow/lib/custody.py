@@ -1,0 +1,127 @@
+"""What this host knows of the files in its care: the open manifests.
+
+``flags/open/`` holds every manifest with a file that is not yet done here: flags that came in, what ``receive`` accepted,
+what was adopted (found without an entry, hashed here) and what steps made. From it a step learns a file's SHA-256, and a
+manifest is closed when each of its files is gone from the working folders with a record that says where it went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from dataflow.lib import checksum, flag, place, summary
+from dataflow.lib.config import Here
+from dataflow.lib.errors import TryLater
+from dataflow.lib.flag import Entry
+from dataflow.lib.names import Name
+
+ADOPTED = "adopted"
+
+
+class Custody:
+    """The open manifests of one host and radar, read once and kept up to date by what this process adds."""
+
+    def __init__(self, here: Here, run: str, clock: Callable[[], datetime]) -> None:
+        self._here = here
+        self._run = run
+        self._clock = clock
+        self._entries: dict[str, Entry] | None = None
+
+    def known(self, name: str) -> Entry | None:
+        """The latest entry for a file name, or None when no manifest lists it."""
+        return self._table().get(name)
+
+    def admit(self, entries: Sequence[Entry], sender: str) -> None:
+        """Take files into care, durably. ``sender`` is the host they came from, or this one."""
+        if not entries:
+            return
+        flag.write(open_folder(self._here), self._here.radar, sender, self._run, entries, self._clock)
+        self._table().update({entry.name: entry for entry in entries})
+
+    def entry_of(self, path: Path, settle_s: float) -> Entry:
+        """The entry of a file that a step is to work on; a file without one is adopted.
+
+        Raises:
+            TryLater: it has no entry and is not still for ``settle_s`` yet: somebody may be copying it.
+        """
+        found = self.known(path.name)
+        if found is not None:
+            return found
+        before = path.stat()
+        age_s = self._clock().timestamp() - max(before.st_mtime, before.st_ctime)
+        if age_s < settle_s:
+            raise TryLater(
+                f"no manifest lists it and it changed {max(age_s, 0):.0f} s ago; adopted when still for {settle_s:.0f} s"
+            )
+        digest = checksum.sha256_on_disk(path)
+        if path.stat().st_mtime_ns != before.st_mtime_ns or path.stat().st_size != before.st_size:
+            raise TryLater("it changed while it was hashed for adoption")
+        adopted = Entry(path.name, before.st_size, digest, by=ADOPTED)
+        self.admit([adopted], self._here.host_name)
+        return adopted
+
+    def close_finished(self) -> list[str]:
+        """Close the manifests whose files are all done here; returns names that are gone without a record."""
+        open_flags = flag.read_folder(open_folder(self._here))
+        if not open_flags:
+            return []
+        waiting = names_in_backlog(self._here)
+        gone = {e.name for _, f in open_flags for e in f.files if e.name not in waiting}
+        oldest = min(summary.moment(f.sent) for _, f in open_flags)
+        done = _names_done(self._here, oldest) if gone else set()
+        for path, manifest in open_flags:
+            if all(entry.name in done and entry.name not in waiting for entry in manifest.files):
+                path.unlink(missing_ok=True)
+                self._entries = None
+        return sorted(gone - done)
+
+    def _table(self) -> dict[str, Entry]:
+        if self._entries is None:
+            manifests = flag.read_folder(open_folder(self._here))
+            self._entries = {entry.name: entry for _, manifest in manifests for entry in manifest.files}
+        return self._entries
+
+
+def open_folder(here: Here) -> Path:
+    """Where the manifests lie that are not yet finished here."""
+    return flags_folder(here) / "open"
+
+
+def flags_folder(here: Here) -> Path:
+    """Where flags arrive."""
+    return here.state / "flags"
+
+
+def outbox(here: Here) -> Path:
+    """Where flags wait for the next host."""
+    return here.state / "outbox"
+
+
+def names_in_backlog(here: Here) -> set[str]:
+    """The names that lie in this host's working folders, upstream folders read first so that a moving file is not missed."""
+    return {path.name for key in here.host.backlog for path in place.scan(here.folder(key))}
+
+
+def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -> tuple[Path, str] | None:
+    """Where a name already lies in some of this host's folders, with the hash of what lies there; the same hash is preferred."""
+    found = None
+    for key in folders:
+        folder = here.folder(key, name.time, name.camera or "")
+        for path in (folder / name.text, folder / f"{name.text}.{sha256[:12]}"):
+            if place.is_regular(path):
+                existing = checksum.sha256(path)
+                if existing == sha256:
+                    return path, existing
+                found = (path, existing)
+    return found
+
+
+def _names_done(here: Here, since: datetime) -> set[str]:
+    files = summary.own_files(here, since.date())
+    return {
+        Path(str(record["file"])).name
+        for record in summary.records(files)
+        if record["event"] == "file" and record.get("outcome") in ("done", "quarantined") and not record.get("received")
+    }

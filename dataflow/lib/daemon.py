@@ -1,0 +1,201 @@
+"""The daemon of one host and radar: look, run the ordered list under the lock, wait for an event or the timer.
+
+It never touches a network mount and never works on a file itself: every step is a process of its own, so that a crash in
+HDF5, the out-of-memory killer or a dead mount ends one step and not the chain.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataflow.lib import alert, command, finished, flag, lock, place, sdnotify
+from dataflow.lib.context import Context
+from dataflow.lib.custody import flags_folder, open_folder
+from dataflow.lib.errors import BadFile, Exit
+from dataflow.lib.ssh import CHAIN_RUN_VARIABLE
+from dataflow.lib.watch import Watch
+
+TICK_S = 0.5
+SEND_FLAG = "send_flag"
+SEVEREST_FIRST = (Exit.CONFIG, Exit.BUG, Exit.UNREACHABLE, Exit.LEFT_OVER, Exit.ACCOUNTED)
+
+
+def serve(ctx: Context, once: bool) -> Exit:
+    """The loop. ``once``: run what is pending and end with the code of that run."""
+    chain = Chain(ctx)
+    with Watch([flags_folder(ctx.here)], ctx.folder("data") if ctx.here.host.waits_on == "data" else None) as watch:
+        sdnotify.notify("READY=1", "STATUS=looking")
+        while not ctx.requests.stop:
+            code = chain.run(watch)
+            if once or code is Exit.CONFIG:
+                return code
+            wait_s = chain.seconds_to_next_look(code)
+            sdnotify.notify(f"STATUS=last run ended with {int(code)}; waiting, next look in {wait_s:.0f} s at the latest")
+            watch.wait(wait_s, lambda: ctx.requests.stop)
+    sdnotify.notify("STOPPING=1")
+    return Exit.ACCOUNTED
+
+
+@dataclass(slots=True)
+class Chain:
+    """What the daemon remembers from run to run: failures for the back-off, and steps that hang in the kernel."""
+
+    ctx: Context
+    failures: int = 0
+    stuck: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    run_started: float = 0.0
+    held: ExitStack = field(default_factory=ExitStack)
+
+    def run(self, watch: Watch) -> Exit:
+        """One run of the list under the lock; begins again from the top when a flag comes in below `send_flag`."""
+        ctx = self.ctx
+        holder = f"the daemon {ctx.here.host_name} of {ctx.here.radar} on {ctx.here.machine.name}"
+        code = Exit.LEFT_OVER
+        if not self.stuck:
+            self.held.enter_context(lock.held(ctx.here.state / "lock", holder, ctx.say, lambda: ctx.requests.stop))
+        again = True
+        while again and not ctx.requests.stop:
+            flags = self._open_flags()
+            code = self._run_list(watch)
+            if code in (Exit.ACCOUNTED, Exit.LEFT_OVER):
+                _close(flags)
+            again = watch.flag_came and code is not Exit.CONFIG
+        self.failures = self.failures + 1 if code in (Exit.BUG, Exit.UNREACHABLE) else 0
+        self._let_go_of_lock()
+        return code
+
+    def seconds_to_next_look(self, code: Exit) -> float:
+        """The timer's interval, the back-off after a failure, or until the radar's next file may be finished."""
+        times = self.ctx.flow.daemon
+        if code in (Exit.BUG, Exit.UNREACHABLE):
+            back_off_s = min(times.back_off_first_s * 2.0 ** min(self.failures - 1, 20), times.back_off_last_s)
+            return back_off_s * random.uniform(0.75, 1.25)
+        if self.ctx.here.host.waits_on == "data":
+            next_s = finished.look(self.ctx.folder("data"), self.ctx.flow.files, self.ctx.clock()).next_s
+            if next_s is not None:
+                return min(times.look_every_s, max(next_s, TICK_S))
+        return times.look_every_s
+
+    def _let_go_of_lock(self) -> None:
+        """Release the lock, unless a step that hangs in the kernel still holds its copy: then nobody could take it again."""
+        self.stuck = {step: process for step, process in self.stuck.items() if process.poll() is None}
+        if not self.stuck:
+            self.held.close()
+
+    def _open_flags(self) -> list[Path]:
+        """Keep the manifest of each flag that came in; set aside what cannot be read."""
+        ctx, folder = self.ctx, flags_folder(self.ctx.here)
+        open_folder(ctx.here).mkdir(parents=True, exist_ok=True)
+        taken = []
+        for path in place.scan(folder):
+            try:
+                found = flag.decode(path.read_bytes())
+                manifest = open_folder(ctx.here) / found.file_name
+                if not manifest.exists():
+                    place.write_whole(manifest, found.encode())
+                taken.append(path)
+            except (BadFile, OSError) as error:
+                self._set_aside(path, error)
+        return taken
+
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        aside = path.parent / "unreadable" / path.name
+        aside.parent.mkdir(exist_ok=True)
+        path.rename(aside)
+        message = (
+            f"the flag {path.name} cannot be read ({error}); it was set aside as {aside}, the look that it asks for was made"
+        )
+        alert.tell(self.ctx.log, message)
+        self.ctx.log.sync()
+        self.ctx.say(message)
+
+    def _run_list(self, watch: Watch) -> Exit:
+        watch.flag_came = False
+        self.run_started = time.monotonic()
+        codes: list[Exit] = []
+        below_flag = False
+        for entry in self.ctx.here.host.steps:
+            if self.ctx.requests.stop or (below_flag and watch.flag_came):
+                break
+            code = self._run_step(entry, watch if below_flag else None, watch)
+            codes.append(code)
+            if code in (Exit.CONFIG, Exit.BUG):
+                break
+            below_flag = below_flag or entry.split()[0] == SEND_FLAG
+        return next((code for code in SEVEREST_FIRST if code in codes), Exit.ACCOUNTED)
+
+    def _run_step(self, entry: str, interrupting: Watch | None, watch: Watch) -> Exit:
+        step, *part = entry.split()
+        if step in self.stuck and self.stuck[step].poll() is None:
+            self.ctx.say(f"{step} still hangs in the kernel (process {self.stuck[step].pid}); it is not started a second time")
+            return Exit.LEFT_OVER
+        self.stuck.pop(step, None)
+        sdnotify.notify(f"STATUS=running {entry}")
+        here = self.ctx.here
+        argv = [sys.executable, "-m", "dataflow", "run", step, "--host", here.host_name, "--radar", here.radar]
+        environment = {**self.ctx.config.environment(), CHAIN_RUN_VARIABLE: repr(self.run_started)}
+        process = command.start([*argv, *(("--part", part[0]) if part else ())], environment=environment)
+        return self._attend(step, process, interrupting, watch)
+
+    def _attend(self, step: str, process: subprocess.Popen[bytes], interrupting: Watch | None, watch: Watch) -> Exit:
+        """Wait for a step, pass on what is asked of the daemon, end it at its limit, give up on it when it hangs."""
+        times = self.ctx.flow.daemon
+        started, asked_way, asked_stop, asleep_since = time.monotonic(), None, None, None
+        while process.poll() is None:
+            watch.wait(TICK_S, lambda: process.poll() is not None)
+            sdnotify.notify("WATCHDOG=1")
+            now = time.monotonic()
+            if interrupting is not None and interrupting.flag_came and asked_way is None:
+                process.send_signal(signal.SIGUSR1)
+                asked_way = now
+            overdue = asked_way is not None and now - asked_way > times.below_flag_limit_s
+            if (self.ctx.requests.stop or overdue or now - started > times.step_limit_s) and asked_stop is None:
+                process.terminate()
+                asked_stop = now
+            if asked_stop is not None and now - asked_stop > times.stop_timeout_s:
+                _kill_group(process)
+            asleep_since = (asleep_since or now) if _sleeps_in_kernel(process.pid) else None
+            if asleep_since is not None and now - asleep_since > times.stuck_after_s:
+                return self._give_up(step, process)
+        return _code(process.returncode)
+
+    def _give_up(self, step: str, process: subprocess.Popen[bytes]) -> Exit:
+        """Leave behind a step that no signal reaches; it keeps its copy of the lock, and so does the daemon."""
+        _kill_group(process)
+        self.stuck[step] = process
+        message = f"{step} hangs in the kernel (process {process.pid}), probably on a dead mount; it was left behind, the other steps go on"
+        alert.tell_once(self.ctx.log, self.ctx.here, f"{step}: stuck", message)
+        self.ctx.say(message)
+        return Exit.LEFT_OVER
+
+
+def _close(flags: list[Path]) -> None:
+    for path in flags:
+        path.unlink(missing_ok=True)
+
+
+def _code(returncode: int) -> Exit:
+    return Exit(returncode) if returncode in set(Exit) else Exit.BUG
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _sleeps_in_kernel(pid: int) -> bool:
+    """True while a process is in uninterruptible sleep (state D of proc(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
+    except OSError:
+        return False

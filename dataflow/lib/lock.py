@@ -1,0 +1,101 @@
+"""Kernel locks: one run at a time for each host and radar, and counted places for scarce work.
+
+The lock is a flock on an open file, inherited by the children of whoever holds it: an orphaned rsync still holds the
+lock of the run that started it, and a crash releases it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dataflow.lib import command
+
+LOCK_VARIABLE = "DATAFLOW_LOCK_FD"
+POLL_S = 0.2
+
+
+@contextmanager
+def held(
+    path: Path,
+    holder: str,
+    say: Callable[[str], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[bool]:
+    """Hold the lock while the block runs; yields False when asked to stop before it was free.
+
+    Whoever finds it taken waits and says for whom. A child of the holder, which inherited the lock, goes straight on.
+    """
+    if _inherited(path):
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        if not _acquire(descriptor, path, say, should_stop):
+            yield False
+            return
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{holder} (process {os.getpid()})".encode(), 0)
+        command.inherited_descriptors.append(descriptor)
+        os.environ[LOCK_VARIABLE] = str(descriptor)
+        yield True
+    finally:
+        if descriptor in command.inherited_descriptors:
+            command.inherited_descriptors.remove(descriptor)
+            os.environ.pop(LOCK_VARIABLE, None)
+        os.close(descriptor)
+
+
+@contextmanager
+def one_of(folder: Path, name: str, places: int, should_stop: Callable[[], bool]) -> Iterator[bool]:
+    """Hold one of a counted number of places on this machine; yields False when asked to stop before one was free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptors = [os.open(folder / f"{name}.{n}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664) for n in range(places)]
+    try:
+        while not (free := any(_try(descriptor) for descriptor in descriptors)) and not should_stop():
+            time.sleep(POLL_S)
+        yield free
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, say: Callable[[str], None], should_stop: Callable[[], bool]) -> bool:
+    told = False
+    while not _try(descriptor):
+        if should_stop():
+            return False
+        if not told:
+            holder = path.read_text(errors="replace") or "an unknown process"
+            say(f"waiting for {holder}, which holds {path}")
+            told = True
+        time.sleep(POLL_S)
+    return True
+
+
+def _try(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _inherited(path: Path) -> bool:
+    text = os.environ.get(LOCK_VARIABLE, "")
+    if not text.isdigit():
+        return False
+    try:
+        mine, lock = os.fstat(int(text)), path.stat()
+    except OSError:
+        return False
+    if (mine.st_dev, mine.st_ino) != (lock.st_dev, lock.st_ino):
+        return False
+    if int(text) not in command.inherited_descriptors:
+        command.inherited_descriptors.append(int(text))
+    return True

@@ -1,0 +1,113 @@
+"""Putting files in their places: whole, durable, and only where a root's marker says that the disk is there.
+
+A file appears under its final name by rename after fsync, or not at all. Parts are hidden (leading dot), so that no scan
+and no reader takes them for files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from dataflow.lib import checksum
+from dataflow.lib.config import MARKER, Here
+from dataflow.lib.errors import TryLater
+
+
+def check_root(here: Here, root: str) -> None:
+    """Make sure that a root is the disk it should be.
+
+    Raises:
+        TryLater: its marker is missing or names another root: an unmounted NAS is not an empty NAS.
+    """
+    marker = here.roots[root] / MARKER
+    try:
+        named = marker.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise TryLater(
+            f"{here.roots[root]} is not in use: its marker {MARKER} cannot be read ({error.strerror}). Is the disk mounted? "
+            f"If it is the right disk: dataflow check {here.host_name} --radar {here.radar} --create-markers"
+        ) from error
+    if named != root:
+        raise TryLater(f"{marker} names the root {named!r}, not {root!r}: another disk is mounted at {here.roots[root]}")
+
+
+def scan(folder: Path) -> list[Path]:
+    """The entries of a folder that are not hidden and not folders, by name; a missing folder is empty."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(Path(e.path) for e in entries if not e.name.startswith(".") and not e.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def is_regular(path: Path) -> bool:
+    """True for a regular file that is no symbolic link."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def part_of(path: Path) -> Path:
+    """The hidden name under which a file is written before it gets its final name."""
+    return path.with_name(f".{path.name}.part")
+
+
+def make_folder(here: Here, folder: Path) -> None:
+    """Create a folder and its missing parents with the host's mode and group."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        own(here, each, here.dir_mode)
+        checksum.sync_folder(each.parent)
+
+
+def own(here: Here, path: Path, mode: int) -> None:
+    """Give a file or folder the configured group and mode."""
+    if here.host.group is not None:
+        shutil.chown(path, group=here.host.group)
+    path.chmod(mode)
+
+
+def publish(part: Path, final: Path) -> None:
+    """Rename a synced part to its final name, which must be free, and make the name durable.
+
+    Raises:
+        FileExistsError: the final name is taken; nothing is overwritten.
+    """
+    os.link(part, final, follow_symlinks=False)
+    checksum.sync_folder(final.parent)
+    part.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a small file of our own (state, flag, reason) under its name by rename after fsync, replacing an older one."""
+    part = part_of(path)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o664)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.rename(path)
+    checksum.sync_folder(path.parent)
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make the names in several folders durable, each once."""
+    for folder in dict.fromkeys(folders):
+        checksum.sync_folder(folder)
+
+
+def release(path: Path) -> None:
+    """Remove a source whose copies are verified and recorded; gone already is as good."""
+    path.unlink(missing_ok=True)

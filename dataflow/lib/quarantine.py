@@ -1,0 +1,88 @@
+"""Quarantine: where a file goes that must go no further, with the reason beside it.
+
+``<name>`` and ``<name>.reason.json``; a second file of that name gets its hash into the name. The reason is durable
+before the file moves, and across file systems the copy is verified before the file is released.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dataflow.lib import checksum, copy, place
+from dataflow.lib.config import Here
+from dataflow.lib.summary import timestamp
+
+REASON_ENDING = ".reason.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a file is in quarantine and whence it came."""
+
+    file: str
+    source: str
+    kind: str
+    message: str
+    step: str
+    time: str
+    sha256: str
+    details: dict[str, Any]
+
+
+def put(here: Here, source: Path, kind: str, message: str, step: str, now: datetime, details: dict[str, Any]) -> Path:
+    """Move a file into quarantine; returns where it lies now.
+
+    Raises:
+        OSError, TryLater: the quarantine cannot take it; the file stays where it is.
+    """
+    place.check_root(here, here.root_of("quarantine"))
+    folder = here.folder("quarantine")
+    place.make_folder(here, folder)
+    digest = checksum.sha256(source)
+    final = folder / source.name
+    if os.path.lexists(final) and checksum.sha256(final) != digest:
+        final = folder / f"{source.name}.{digest[:12]}"
+    reason = Reason(source.name, str(source), kind, message, step, timestamp(now), digest, details)
+    place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(reason), indent=1).encode() + b"\n")
+    copy.move(here, source, final, digest)
+    return final
+
+
+def reasons(here: Here) -> list[tuple[Path, Reason]]:
+    """What lies in quarantine, by name; a file without a readable reason gets an empty one."""
+    found = []
+    for path in place.scan(here.folder("quarantine")):
+        if not path.name.endswith(REASON_ENDING):
+            found.append((path, _reason_of(path)))
+    return found
+
+
+def retry(here: Here, path: Path) -> Path:
+    """Put a quarantined file back where it came from, under its own name, to be tried again.
+
+    Raises:
+        OSError: the place it came from is taken or missing.
+    """
+    reason = _reason_of(path)
+    back = Path(reason.source)
+    copy.move(here, path, back, checksum.sha256(path))
+    path.with_name(path.name + REASON_ENDING).unlink(missing_ok=True)
+    return back
+
+
+def drop(path: Path) -> None:
+    """Delete a quarantined file and its reason: a person has decided."""
+    path.unlink()
+    path.with_name(path.name + REASON_ENDING).unlink(missing_ok=True)
+
+
+def _reason_of(path: Path) -> Reason:
+    try:
+        return Reason(**json.loads(path.with_name(path.name + REASON_ENDING).read_text()))
+    except (OSError, ValueError, TypeError):
+        return Reason(path.name, "", "unknown", "no reason lies beside it", "", "", "", {})

@@ -1,0 +1,164 @@
+"""Binds a YAML document to frozen dataclasses, strictly, and says where it is wrong.
+
+Every finding names the file and line; an unknown key is answered with the key that was probably meant. The dataclasses
+are the schema: a field's type is what the key must be, a field with a default may be left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from dataflow.lib.errors import BadConfig
+
+T = TypeVar("T")
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SCALARS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def parse(text: str, source: str) -> yaml.Node:
+    """The node tree of a YAML text.
+
+    Raises:
+        BadConfig: it is not YAML, is empty, or names a key twice.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{source}: not YAML: {error}") from error
+    if node is None:
+        raise BadConfig(f"{source}: the file is empty")
+    return typing.cast(yaml.Node, node)
+
+
+def override(node: yaml.Node, key: str, value: str, source: str) -> None:
+    """Set one dotted key of a node tree to a YAML value, in place.
+
+    Raises:
+        BadConfig: the value is not YAML, or the key leads through something that is not a mapping.
+    """
+    origin = f"--set {key}"
+    words = key.split(".")
+    for word in words[:-1]:
+        node = _child(node, word, origin)
+    if not isinstance(node, yaml.MappingNode):
+        raise BadConfig(f"{origin}: {words[-1]!r} lies in something that has no keys in {source}")
+    new = parse(value, origin)
+    node.value = [(k, v) for k, v in node.value if k.value != words[-1]]
+    node.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", words[-1], new.start_mark, new.end_mark), new))
+
+
+def _child(node: yaml.Node, word: str, origin: str) -> yaml.Node:
+    if isinstance(node, yaml.MappingNode):
+        for index, (key, value) in enumerate(node.value):
+            if key.value == word:
+                if isinstance(value, yaml.MappingNode):  # an alias must not change its other users
+                    value = yaml.MappingNode(value.tag, list(value.value), value.start_mark, value.end_mark)
+                    node.value[index] = (key, value)
+                return value
+    raise BadConfig(f"{origin}: there is no {word!r} in the configuration")
+
+
+def bind(node: yaml.Node, target: type[T], source: str) -> T:
+    """The node tree as an instance of the dataclass ``target``.
+
+    Raises:
+        BadConfig: with every finding, one a line, each with file and line.
+    """
+    findings: list[str] = []
+
+    def complain(at: yaml.Node, message: str) -> None:
+        findings.append(f"{source}:{at.start_mark.line + 1}: {message}")
+
+    value = _bind(node, target, "", complain)
+    if findings:
+        raise BadConfig("\n".join(findings))
+    return typing.cast(T, value)
+
+
+_Complain = Callable[[yaml.Node, str], None]
+
+
+def _bind(node: yaml.Node, kind: Any, path: str, complain: _Complain) -> Any:
+    origin = get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _bind_dataclass(node, kind, path, complain)
+    if origin in (Union, types.UnionType):
+        return _bind_optional(node, kind, path, complain)
+    if origin in (dict, Mapping):
+        items = _pairs(node, path, complain)
+        return {key: _bind(value, get_args(kind)[1], f"{path}.{key}", complain) for key, (_, value) in items.items()}
+    if origin is tuple:
+        if not isinstance(node, yaml.SequenceNode):
+            complain(node, f"{path} must be a list")
+            return ()
+        return tuple(_bind(value, get_args(kind)[0], f"{path}[{n}]", complain) for n, value in enumerate(node.value))
+    if origin is Literal:
+        return _bind_choice(node, get_args(kind), path, complain)
+    return _bind_scalar(node, kind, path, complain)
+
+
+def _bind_dataclass(node: yaml.Node, kind: type, path: str, complain: _Complain) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, (key_node, value) in _pairs(node, path, complain).items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            complain(key_node, f"unknown key {_join(path, key)!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+            continue
+        values[key] = _bind(value, hints[key], _join(path, key), complain)
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            complain(node, f"{_join(path, name)} is missing")
+            return None
+    return kind(**values)
+
+
+def _bind_optional(node: yaml.Node, kind: Any, path: str, complain: _Complain) -> Any:
+    if node.tag == "tag:yaml.org,2002:null":
+        return None
+    (inner,) = (option for option in get_args(kind) if option is not type(None))
+    return _bind(node, inner, path, complain)
+
+
+def _bind_choice(node: yaml.Node, choices: tuple[Any, ...], path: str, complain: _Complain) -> Any:
+    if node.value not in choices:
+        complain(node, f"{path} is {node.value!r}; it must be one of {', '.join(choices)}")
+    return node.value
+
+
+def _bind_scalar(node: yaml.Node, kind: type, path: str, complain: _Complain) -> Any:
+    value = yaml.constructor.SafeConstructor().construct_object(node) if isinstance(node, yaml.ScalarNode) else None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        complain(node, f"{path} must be {_SCALARS[kind]}, not {_shown(node)}")
+    return value
+
+
+def _shown(node: yaml.Node) -> str:
+    return repr(node.value) if isinstance(node, yaml.ScalarNode) else "a list or mapping"
+
+
+def _pairs(node: yaml.Node, path: str, complain: _Complain) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode):
+        complain(node, f"{path or 'the file'} must be a mapping of keys to values")
+        return {}
+    pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    for key, value in node.value:
+        if key.value in pairs:
+            complain(key, f"{_join(path, key.value)} is given twice")
+        pairs[str(key.value)] = (key, value)
+    return pairs
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key

@@ -1,0 +1,44 @@
+"""What ``send_to HOST`` of a shell step runs: deliver files named on stdin (NUL-ended) and note each outcome."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from dataflow.lib import config, context, shell_step, transfer
+from dataflow.lib.errors import Exit, HostDown
+from dataflow.lib.step import Outcome
+
+
+def main(host: str) -> int:
+    """Deliver; the exit code is 75 when the other host is unreachable."""
+    environment = os.environ
+    ctx = context.open_context(
+        config.load(), environment["DATAFLOW_HOST"], environment["DATAFLOW_RADAR"], environment["DATAFLOW_STEP"]
+    )
+    ctx.requests.listen()
+    files = [Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name]
+    entries, not_ready = transfer.entries_of(ctx, files)
+    _note(not_ready)
+    if not entries:
+        return Exit.ACCOUNTED
+    try:
+        _note(transfer.deliver(ctx, host, list(entries), entries))
+    except HostDown as error:
+        print(error, file=sys.stderr)  # noqa: T201  (the runner reads it)
+        return Exit.UNREACHABLE
+    return Exit.ACCOUNTED
+
+
+def _note(outcomes: Iterable[Outcome]) -> None:
+    with open(os.environ[shell_step.NOTES_VARIABLE], "ab") as notes:
+        for outcome in outcomes:
+            fields = (b"sent", os.fsencode(outcome.file), shell_step.note_of_outcome(outcome).encode())
+            notes.write(b"".join(field + b"\0" for field in fields))
+            notes.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

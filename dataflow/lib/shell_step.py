@@ -1,0 +1,142 @@
+"""Gives a shell script, or any program of one's own, the shape of a step.
+
+The program is called twice: ``PROGRAM find`` prints the files to work on, each ended by NUL; ``PROGRAM handle`` reads a
+batch of them the same way on stdin and appends a note for each to the file $DATAFLOW_NOTES: ``done``, ``kept`` or ``bad``, the file and
+the reason, each ended by NUL. A file without a note is kept. Scripts source ``lib/step.sh``, which does all of this.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from dataflow.lib import command
+from dataflow.lib.errors import BadFile, HostDown, TryLater
+
+if TYPE_CHECKING:
+    from dataflow.lib.context import Context
+    from dataflow.lib.step import Outcome
+
+NOTES_VARIABLE = "DATAFLOW_NOTES"
+
+
+def as_module(program: Path) -> ModuleType:
+    """The program as a module with ``find`` and ``handle``; the comment at its head is the docstring."""
+    module = ModuleType(program.stem, _header(program))
+
+    def find(ctx: Context) -> list[Path]:
+        finished = _call(ctx, program, "find", b"", None)
+        return [Path(os.fsdecode(name)) for name in finished.stdout.split(b"\0") if name]
+
+    def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+        with tempfile.NamedTemporaryFile(prefix="dataflow-notes-") as notes:
+            listing = b"".join(os.fsencode(file) + b"\0" for file in files)
+            finished = _call(ctx, program, "handle", listing, Path(notes.name))
+            yield from _outcomes(files, notes.read(), finished)
+        if finished.returncode == 75:
+            raise HostDown(finished.last_lines or f"{program.name} says that the other side is unreachable")
+
+    module.find = find  # type: ignore[attr-defined]
+    module.handle = handle  # type: ignore[attr-defined]
+    return module
+
+
+def environment(ctx: Context, notes: Path | None) -> dict[str, str]:
+    """The ``DATAFLOW_*`` variables of a shell step: its folders as DATAFLOW_FOLDER_<NAME>, and where it runs."""
+    here = ctx.here
+    folders = {key: str(here.folder(key)) for key in here.folder_texts}
+    variables = {f"DATAFLOW_FOLDER_{key.upper()}": path for key, path in folders.items()}
+    return {
+        **ctx.config.environment(),
+        **variables,
+        "DATAFLOW_LIB": str(Path(__file__).parent),
+        "DATAFLOW_PYTHON": sys.executable,
+        "DATAFLOW_HOST": here.host_name,
+        "DATAFLOW_RADAR": here.radar,
+        "DATAFLOW_MACHINE": here.machine.name,
+        "DATAFLOW_STEP": ctx.step,
+        "DATAFLOW_NEXT": here.host.next or "",
+        "DATAFLOW_RUN": ctx.run,
+        "LC_ALL": "C",
+        **({NOTES_VARIABLE: str(notes)} if notes else {}),
+    }
+
+
+def _header(program: Path) -> str:
+    try:
+        lines = program.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return f"{program.name}: a program of your own."
+    comment = []
+    for line in lines[1:] if lines[:1] and lines[0].startswith("#!") else lines:
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("#").removeprefix(" "))
+    return "\n".join(comment)
+
+
+def _call(ctx: Context, program: Path, verb: str, stdin: bytes, notes: Path | None) -> command.Finished:
+    argv: list[str | Path] = ["bash", program, verb] if program.suffix == ".sh" else [program, verb]
+    finished = command.run(
+        argv,
+        timeout_s=ctx.flow.daemon.step_limit_s,
+        stdin=stdin,
+        environment=environment(ctx, notes),
+        should_stop=ctx.should_stop,
+    )
+    if verb == "find" and finished.returncode != 0:
+        raise TryLater(f"{program.name} find ended with {finished.returncode}: {finished.last_lines}")
+    return finished
+
+
+def _outcomes(files: Sequence[Path], notes: bytes, finished: command.Finished) -> Iterator[Outcome]:
+    from dataflow.lib import step
+
+    words = [os.fsdecode(word) for word in notes.split(b"\0")]
+    noted = {Path(words[n + 1]): (words[n], words[n + 2]) for n in range(0, len(words) - 2, 3)}
+    for file in files:
+        word, text = noted.get(file, ("", ""))
+        if word == "done":
+            yield step.done(file, "done", reason=text or None)
+        elif word == "sent":
+            yield outcome_of_note(file, text)
+        elif word == "bad":
+            yield step.bad(file, BadFile(text or "bad", text or "the step calls it bad"))
+        elif word == "kept":
+            yield step.kept(file, text or "no reason given")
+        else:
+            how = "was stopped" if finished.interrupted or finished.timed_out else f"ended with {finished.returncode}"
+            yield step.kept(file, f"the step {how} without a note on it: {finished.last_lines}".rstrip(": "))
+
+
+def note_of_outcome(outcome: Outcome) -> str:
+    """An outcome of a sending as the text of a ``sent`` note."""
+    return json.dumps(
+        {
+            "outcome": outcome.outcome,
+            "action": outcome.action,
+            "reason": outcome.reason,
+            "kind": outcome.kind,
+            "bytes": outcome.bytes,
+            "sha256": outcome.sha256,
+            "destination": str(outcome.destination) if outcome.destination is not None else None,
+            "deliver": [entry.document() for entry in outcome.deliver],
+            "release": bool(outcome.release),
+        }
+    )
+
+
+def outcome_of_note(file: Path, text: str) -> Outcome:
+    """The inverse of ``note_of_outcome`` for one file."""
+    from dataflow.lib import step
+    from dataflow.lib.flag import Entry
+
+    fields = json.loads(text)
+    deliver = tuple(Entry(**entry) for entry in fields.pop("deliver"))
+    return step.Outcome(file=file, deliver=deliver, release=(file,) if fields.pop("release") else (), **fields)

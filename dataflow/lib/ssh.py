@@ -1,0 +1,230 @@
+"""One shared SSH connection to each destination, and a budget of new ones.
+
+OpenSSH's connection sharing: one master process per destination with a control socket of its own; rsync, ``receive``,
+flags and logs are sessions on it. A master whose peer is gone still answers ``-O check``, so one that has not been proved
+for a while is asked for a round trip. Clients never connect by themselves (their proxy command is ``false``): only the
+master makes a connection, and each attempt, failed ones too, is counted for the destination's address over all processes
+of this machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataflow.lib import command
+from dataflow.lib.config import Config, Here
+from dataflow.lib.context import Context
+from dataflow.lib.errors import BadConfig, HostDown
+
+PROVED_S = 30.0
+HELLO_TIMEOUT_S = 20.0
+UNREACHABLE_CODE = 255
+CHAIN_RUN_VARIABLE = "DATAFLOW_CHAIN_RUN"
+"""Set by the daemon: the monotonic time at which its present run of the list began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A proved connection to the machine that plays ``there``."""
+
+    ctx: Context
+    there: Here
+    argv: tuple[str, ...]
+
+    @property
+    def destination(self) -> str:
+        """``user@address`` of the other machine."""
+        return f"{self.there.machine.user or self.there.host.user}@{self.there.machine.address}"
+
+    @property
+    def remote_shell(self) -> str:
+        """The text that rsync's ``-e`` takes: it holds paths of this machine only, never a file's name."""
+        return shlex.join(self.argv)
+
+    def receive(self, verb: str, stdin: bytes, timeout_s: float | None, should_stop: Callable[[], bool] | None = None) -> bytes:
+        """Run ``dataflow receive VERB`` on the other machine; what it prints.
+
+        Raises:
+            HostDown: the connection failed, or the other side gave no answer in time or an error.
+        """
+        words = [self.there.machine.command, "receive", verb, "--host", self.there.host_name, "--radar", self.there.radar]
+        finished = command.run(
+            [*self.argv, self.destination, shlex.join([*words, "--from", self.ctx.here.host_name])],
+            timeout_s=timeout_s,
+            stdin=stdin,
+            should_stop=should_stop or (lambda: False),
+        )
+        if finished.interrupted:
+            raise HostDown(f"the {verb} to {self.there.machine.name} was interrupted; it is repeated")
+        if finished.timed_out or finished.returncode == UNREACHABLE_CODE:
+            why = "it gave no answer in time" if finished.timed_out else finished.last_lines or "the connection broke"
+            raise HostDown(f"{self.there.machine.name} ({self.there.machine.address}): {why}")
+        if finished.returncode not in (0, 1):
+            raise HostDown(f"receive on {self.there.machine.name} ended with {finished.returncode}: {finished.last_lines}")
+        return finished.stdout
+
+
+def connect(ctx: Context, host: str) -> Link:
+    """A proved connection to the machine that plays ``host`` for this radar: the shared one, or a new one in its place.
+
+    Raises:
+        HostDown: it cannot be reached, or the budget of new connections is used up for this minute.
+    """
+    there = ctx.config.here(host, ctx.here.radar)
+    socket = control_socket(ctx.config, ctx.here, there)
+    link = Link(ctx, there, (*_base(ctx, there, socket), "-o", "ControlMaster=no", "-o", "ProxyCommand=false"))
+    proof = socket.with_suffix(".proved")
+    _refuse_if_found_down(ctx, there)
+    with _attempt_lock(socket):
+        if socket.exists():
+            if _recent(proof) and _master_answers(link, socket):
+                return link
+            try:
+                _prove(link, proof)
+            except HostDown:
+                close(link, socket)
+            else:
+                return link
+        _spend(ctx, there)
+        _start_master(ctx, there, socket)
+    _prove(link, proof)
+    return link
+
+
+def control_socket(config: Config, here: Here, there: Here) -> Path:
+    """The control socket of the link between two machines; the path is short because sockets' paths must be."""
+    folder = Path(tempfile.gettempdir()) / f"dataflow-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise BadConfig(f"cannot make {folder} for the SSH control sockets: {error.strerror}") from error
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or folder.is_symlink():
+        raise BadConfig(f"{folder} must be a folder of this user with mode 0700: remove it, it may be somebody's trap")
+    machine = there.machine
+    text = f"{config.root}|{here.machine.name}|{here.radar}|{machine.user}|{machine.address}|{machine.port}"
+    return folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def close(link: Link, socket: Path) -> None:
+    """End a master, also one whose peer is gone."""
+    command.run([*link.argv, "-O", "exit", link.destination], timeout_s=10)
+    socket.unlink(missing_ok=True)
+    socket.with_suffix(".proved").unlink(missing_ok=True)
+
+
+def _base(ctx: Context, there: Here, socket: Path) -> tuple[str, ...]:
+    settings = ctx.flow.ssh
+    options = {
+        "BatchMode": "yes",
+        "ControlPath": str(socket),
+        "ConnectTimeout": str(settings.connect_timeout_s),
+        "ConnectionAttempts": "1",
+        "ServerAliveInterval": str(settings.keep_alive_s),
+        "ServerAliveCountMax": "3",
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+    }
+    config_file = ["-F", settings.config_file] if settings.config_file else []
+    return ("ssh", *config_file, "-p", str(there.machine.port), *(f"-o{key}={value}" for key, value in options.items()))
+
+
+def _start_master(ctx: Context, there: Here, socket: Path) -> None:
+    link_user = there.machine.user or there.host.user
+    complaint = socket.with_suffix(".log")
+    complaint.unlink(missing_ok=True)
+    argv: Sequence[str] = [
+        *_base(ctx, there, socket), "-oControlMaster=yes", f"-oControlPersist={ctx.flow.ssh.idle_close_s}",
+        "-E", str(complaint), "-n", "-N", "-f", f"{link_user}@{there.machine.address}",
+    ]  # fmt: skip
+    process = command.start(argv, stdout=-3, stderr=-3, inherit=False)
+    try:
+        code = process.wait(ctx.flow.ssh.connect_timeout_s + 30)
+    except TimeoutError:
+        code = UNREACHABLE_CODE
+    if code != 0 or not socket.exists():
+        said = complaint.read_text(errors="replace").strip().replace("\n", " | ") if complaint.exists() else "no answer"
+        _down_mark(ctx, there).write_text(repr(time.monotonic()))
+        raise HostDown(f"cannot connect to {there.machine.name} ({there.machine.address} port {there.machine.port}): {said}")
+
+
+def _prove(link: Link, proof: Path) -> None:
+    answer = link.receive("hello", b"", HELLO_TIMEOUT_S)
+    if not answer.startswith(b"{"):
+        raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {answer[:80]!r}")
+    proof.touch()
+
+
+def _recent(proof: Path) -> bool:
+    try:
+        return 0 <= time.time() - proof.stat().st_mtime < PROVED_S
+    except FileNotFoundError:
+        return False
+
+
+def _master_answers(link: Link, socket: Path) -> bool:
+    return command.run([*link.argv, "-O", "check", link.destination], timeout_s=5).returncode == 0
+
+
+def _spend(ctx: Context, there: Here) -> None:
+    """Count one new connection to an address, or refuse it. Times are of the monotonic clock that all processes share."""
+    folder = ctx.here.machine_state / "connections"
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = ctx.flow.ssh.max_new_connections_per_minute
+    descriptor = os.open(folder / there.machine.address, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        now = time.monotonic()
+        spent = [t for t in _times(os.pread(descriptor, 65536, 0)) if 0 <= now - t < 60]
+        if len(spent) >= limit:
+            raise HostDown(
+                f"{limit} new connections to {there.machine.address} within a minute are used up; the next in {60 - now + spent[0]:.0f} s"
+            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps([*spent, now]).encode(), 0)
+    finally:
+        os.close(descriptor)
+
+
+def _refuse_if_found_down(ctx: Context, there: Here) -> None:
+    """A host found unreachable earlier in this run of the list is not tried again by the list's later steps."""
+    run_started = os.environ.get(CHAIN_RUN_VARIABLE)
+    mark = _down_mark(ctx, there)
+    if run_started and mark.exists() and float(mark.read_text() or 0) >= float(run_started):
+        raise HostDown(f"{there.machine.name} ({there.machine.address}) was found unreachable earlier in this run")
+
+
+def _down_mark(ctx: Context, there: Here) -> Path:
+    folder = ctx.here.state / "down"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / there.machine.name
+
+
+def _times(content: bytes) -> list[float]:
+    try:
+        return [float(value) for value in json.loads(content or b"[]")]
+    except (ValueError, TypeError):
+        return []
+
+
+class _attempt_lock:
+    """Two processes never start a master for one destination at the same time."""
+
+    def __init__(self, socket: Path) -> None:
+        self._path = socket.with_suffix(".lock")
+
+    def __enter__(self) -> None:
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)

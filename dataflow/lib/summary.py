@@ -1,0 +1,117 @@
+"""The summary log: writes and reads the records that everything else is a view of.
+
+JSON Lines, one file a day, radar and step: ``<logs>/<step>/summary/YYYY/MM/<YYYYMMDD>.<radar>.<step>.jsonl``, UTC. Every
+record is one write(2) of one line, so that two processes never mix their lines and a crash tears at most the last one.
+Logs handed on by other hosts lie under ``<relayed_logs>/<radar>/<step>/<YYYYMMDD>.<radar>.<step>.<host>.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from dataflow.lib import checksum
+from dataflow.lib.config import Here
+
+VERSION = 1
+Record = dict[str, Any]
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment as the records write it: ISO 8601, UTC, microseconds, ``Z``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def moment(text: str) -> datetime:
+    """The inverse of ``timestamp``."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+class SummaryLog:
+    """Writes the records of one run of one step."""
+
+    def __init__(self, here: Here, step: str, run: str, clock: Callable[[], datetime]) -> None:
+        self._here = here
+        self._clock = clock
+        self._common = {"run": run, "host": here.host_name, "machine": here.machine.name, "radar": here.radar, "step": step}
+        self._step = step
+        self._path: Path | None = None
+        self._descriptor = -1
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one record. Fields that are None are left out.
+
+        Raises:
+            OSError: the log cannot be written; whoever counts on the record must not go on.
+        """
+        now = self._clock()
+        self._open_for(now)
+        record = {"v": VERSION, "time": timestamp(now), **self._common, "event": event}
+        record.update({key: value for key, value in fields.items() if value is not None})
+        line = json.dumps(record, ensure_ascii=True, default=str) + "\n"
+        written = os.write(self._descriptor, line.encode("ascii"))
+        if written != len(line):
+            os.write(self._descriptor, b"\n")
+            raise OSError(28, "the summary log is cut short: is the disk full?", str(self._path))
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        if self._descriptor >= 0:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; a later ``write`` opens it again."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._path, self._descriptor = None, -1
+
+    def _open_for(self, now: datetime) -> None:
+        path = log_file(self._here, self._step, now.date())
+        if path == self._path:
+            return
+        self.close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        self._path = path
+        if new:
+            checksum.sync_folder(path.parent)
+
+
+def log_file(here: Here, step: str, day: date) -> Path:
+    """Where this host's records of one step and day lie."""
+    return here.logs / step / "summary" / f"{day:%Y/%m}" / f"{day:%Y%m%d}.{here.radar}.{step}.jsonl"
+
+
+def own_files(here: Here, since: date, step: str | None = None) -> list[Path]:
+    """This host's log files for its radar from a day on, oldest first."""
+    pattern = f"{step or '*'}/summary/*/*/*.{here.radar}.*.jsonl"
+    return sorted((p for p in here.logs.glob(pattern) if p.name[:8] >= f"{since:%Y%m%d}"), key=lambda p: p.name)
+
+
+def relayed_files(here: Here, since: date) -> list[Path]:
+    """The log files that other hosts handed to this one, from a day on, oldest first."""
+    pattern = f"{here.radar}/*/*.jsonl"
+    return sorted((p for p in here.relayed_logs.glob(pattern) if p.name[:8] >= f"{since:%Y%m%d}"), key=lambda p: p.name)
+
+
+def records(files: list[Path]) -> Iterator[Record]:
+    """The records of log files; a torn line or one of a newer version is passed over."""
+    for path in files:
+        with path.open("rb") as stream:
+            for line in stream:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and record.get("v", VERSION + 1) <= VERSION:
+                    yield record
+
+
+def day_before(now: datetime, days: int) -> date:
+    """The UTC date some days before a moment."""
+    return (now.astimezone(UTC) - timedelta(days=days)).date()

@@ -1,0 +1,113 @@
+"""Delivering files to the next host: one rsync and one ``receive`` for a batch, over the one connection.
+
+rsync writes only into ``incoming/<radar>/`` of the receiver; ``receive`` hashes what arrived against the manifest, puts
+it in its place and answers one outcome for each file. A transfer that breaks leaves hidden partials there and resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataflow.lib import checksum, command, ssh
+from dataflow.lib.context import Context
+from dataflow.lib.errors import BadFile, HostDown, TryLater
+from dataflow.lib.flag import VERSION, Entry
+from dataflow.lib.step import Outcome, bad, done, kept
+
+PARTIALS = ".partial"
+_CONNECTION_CODES = frozenset({5, 10, 12, 30, 35, 255})
+"""rsync(1) exit values that mean the link and not the files."""
+_RECEIVE_BYTES_PER_S = 20e6
+_RECEIVE_BASE_S = 120.0
+
+
+def deliver(ctx: Context, host: str, files: Sequence[Path], entries: Mapping[Path, Entry]) -> Iterator[Outcome]:
+    """Send one batch of files of this host to another and yield one outcome for each.
+
+    ``entries`` are their manifest entries: what the receiver must find. Accepted files carry ``deliver`` and ``release``.
+
+    Raises:
+        HostDown: the other machine cannot be reached; what arrived so far is kept there and counts at the next try.
+        TryLater: asked to stop; the transfer resumes.
+    """
+    link = ssh.connect(ctx, host)
+    complaint = _rsync(ctx, link, files)
+    total_bytes = sum(entry.size for entry in entries.values())
+    manifest = {"v": VERSION, "run": ctx.run, "files": [entries[file].document() for file in files]}
+    answer = link.receive("accept", json.dumps(manifest).encode(), _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S)
+    answers = {item["name"]: item for item in (json.loads(line) for line in answer.splitlines()) if "name" in item}
+    for file in files:
+        yield _outcome(ctx, link, file, entries[file], answers.get(file.name), complaint)
+
+
+def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
+    """Copy the files into the receiver's ``incoming``; returns what rsync complained about single files."""
+    argv = [
+        "rsync",
+        "--times",                   # keeps the radar's modification time; size and time tell rsync what has arrived
+        "--files-from=-", "--from0", # names travel NUL-ended on stdin, never on a command line
+        "--no-relative",             # all into the one folder, whatever folder they come from
+        "--no-implied-dirs",
+        "--secluded-args",           # the remote path is not parsed by a remote shell
+        f"--partial-dir={PARTIALS}", # a broken transfer resumes from a hidden partial
+        f"--timeout={ctx.flow.transfer.no_progress_s}",
+        f"--bwlimit={ctx.here.machine.bandwidth_kib_s or 0}",
+        f"--rsh={link.remote_shell}",
+        "/",
+        f"{link.destination}:{link.there.folder('incoming')}/",
+    ]  # fmt: skip
+    listing = b"".join(os.fsencode(file).lstrip(b"/") + b"\0" for file in files)
+    finished = command.run(
+        argv, timeout_s=None, stdin=listing, should_stop=lambda: ctx.requests.stop, environment={"LC_ALL": "C"}
+    )
+    if finished.interrupted:
+        raise TryLater("the transfer was interrupted and resumes with the next run")
+    if finished.returncode in _CONNECTION_CODES:
+        raise HostDown(f"the transfer to {link.there.machine.name} broke: {finished.last_lines}")
+    return finished.last_lines
+
+
+def _outcome(ctx: Context, link: ssh.Link, file: Path, entry: Entry, answer: Mapping[str, str] | None, complaint: str) -> Outcome:
+    machine = link.there.machine.name
+    if answer is None:
+        return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
+    word, reason = answer["outcome"], answer.get("reason", "")
+    place = f"{machine}:{answer.get('destination', '')}"
+    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "destination": place}
+    if word == "done":
+        return done(file, answer.get("action", "delivered"), reason=reason or None, release=(file,), deliver=(entry,), **common)
+    if word == "quarantined":
+        return Outcome(file, "quarantined", "quarantined", reason, "conflict", release=(file,), **common)
+    if word == "damaged" and (found := checksum.sha256_on_disk(file)) != entry.sha256:
+        fault = BadFile(
+            "changed since hashed", f"its hash was {entry.sha256} and is {found} now: damaged on this machine's disk?"
+        )
+        return bad(file, fault, sha256=entry.sha256)
+    return kept(file, f"{machine}: {reason}" + (f" ({complaint})" if complaint else ""))
+
+
+def entries_of(ctx: Context, files: Sequence[Path]) -> tuple[dict[Path, Entry], list[Outcome]]:
+    """The manifest entries of files to be sent, adopting where there is none, and outcomes of those not ready yet."""
+    entries, not_ready = {}, []
+    for file in files:
+        try:
+            entries[file] = ctx.custody.entry_of(file, ctx.flow.files.settle_s)
+        except TryLater as error:
+            not_ready.append(kept(file, str(error)))
+        except FileNotFoundError:
+            not_ready.append(kept(file, "it was removed while this step looked"))
+    return entries, not_ready
+
+
+def take_while(files: Sequence[Path], limit_files: int, limit_bytes: int, size_of: Callable[[Path], int]) -> int:
+    """How many of the files make one batch: at least one, within a number and a total size in bytes."""
+    total = 0
+    for count, file in enumerate(files[:limit_files]):
+        total += size_of(file)
+        if total > limit_bytes:
+            return max(count, 1)
+    return min(len(files), limit_files)

@@ -1,0 +1,50 @@
+"""Move rawacf files and pictures from the site to campus: data before pictures, oldest first.
+
+Runs on:  site-linux
+Reads:    rawacf_array and rawacf_dmap on the NAS (part `data`); local daily_plots (part `pictures`)
+Writes:   campus incoming
+Removes:  the source, once campus has accepted it
+Needs:    rsync on both machines; a key for campus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dataflow.lib import names, place, transfer
+from dataflow.lib.context import Context
+from dataflow.lib.names import PICTURES, Kind
+from dataflow.lib.step import Outcome
+
+PARTS = {"data": ("rawacf_array", "rawacf_dmap"), "pictures": ("daily_plots",)}
+KINDS = frozenset({Kind.RAWACF, Kind.DMAP}) | PICTURES - {Kind.PLOT_FULL}
+ROOTS = ("store",)
+
+
+def find(ctx: Context) -> list[Path]:
+    """The files of the part that is meant, or of both; in each part the oldest first."""
+    folders = [PARTS[ctx.part]] if ctx.part else PARTS.values()
+    return [path for part in folders for path in _oldest_first([p for key in part for p in place.scan(ctx.folder(key))])]
+
+
+def batch(ctx: Context, files: Sequence[Path]) -> int:
+    """Data in large batches, pictures in small ones: what comes in meanwhile waits for one batch."""
+    limits = ctx.flow.transfer
+    pictures = sum(1 for path in files if path.parent == ctx.folder("daily_plots"))
+    if pictures == len(files):
+        return min(pictures, limits.picture_batch_files)
+    data = list(files[: len(files) - pictures])
+    return transfer.take_while(data, limits.data_batch_files, limits.data_batch_bytes, lambda path: path.lstat().st_size)
+
+
+def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+    """One rsync and one ``receive`` for the batch."""
+    entries, not_ready = transfer.entries_of(ctx, files)
+    yield from not_ready
+    if entries:
+        yield from transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries)
+
+
+def _oldest_first(paths: list[Path]) -> list[Path]:
+    return sorted(paths, key=lambda path: (name.text if (name := names.parse(path.name)) else "~", path.name))

@@ -1,0 +1,154 @@
+"""Move finished files from the radar computer to the site's store, verified, and release the radar's disk.
+
+A mounted NAS gets one read of each file that feeds its hash, the backup and the working copy, each read back; no rsync is
+needed there, the name stays. A radar with `nas: none` sends rawacf over SSH to site-linux's own disk and keeps its
+antennas_iq. DMAP that a radar writes itself (`.rawacf`) is compressed on the way.
+
+Runs on:  borealis
+Reads:    finished files below the radar's data folder
+Writes:   backup, rawacf_array, rawacf_dmap, antennas_iq on the NAS, with a marker in to_plot; or site-linux incoming
+Removes:  the radar's file, once every required copy was read back and hashed equal
+Needs:    the NAS mounted; with `nas: none` rsync and a key for site-linux
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dataflow.lib import copy, finished, names, place, transfer
+from dataflow.lib.context import Context
+from dataflow.lib.errors import BadFile
+from dataflow.lib.flag import Entry
+from dataflow.lib.names import Kind, Name
+from dataflow.lib.step import Outcome, attempt, done, each, skipped
+
+KINDS = frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP, Kind.DMAP_PLAIN})
+FOLDERS = {
+    Kind.RAWACF: ("rawacf_array", "backup"),
+    Kind.DMAP: ("rawacf_dmap", "backup"),
+    Kind.DMAP_PLAIN: ("rawacf_dmap", "backup"),
+    Kind.ANTENNAS_IQ: ("antennas_iq",),
+}
+
+
+def find(ctx: Context) -> list[Path]:
+    """The finished files, rawacf before antennas_iq, oldest first, and what has no name that we know."""
+    found = finished.look(ctx.folder("data"), ctx.flow.files, ctx.clock())
+    return [*found.strangers, *sorted(found.finished, key=_data_first)]
+
+
+def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+    """Copy to the mounted NAS, or send to site-linux where there is none."""
+    if ctx.here.machine.nas == "mounted":
+        yield from each(ctx, files, lambda path: _to_mounted_nas(ctx, path))
+    else:
+        yield from _to_site_linux(ctx, files)
+
+
+def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
+    name = _checked(ctx, path)
+    place.check_root(ctx.here, "store")
+    delivered = names.dmap_of(name) if name.kind is Kind.DMAP_PLAIN else name
+    finals = [ctx.folder(key) / delivered.text for key in FOLDERS[name.kind]]
+    if name.kind is Kind.ANTENNAS_IQ:
+        _mark_to_plot(ctx, name)
+    copied = copy.copy_to(
+        ctx.here, path, finals, compress=name.kind is Kind.DMAP_PLAIN, read_limit_mib_s=ctx.here.machine.read_limit_mib_s
+    )
+    entry = _entry(ctx, name, delivered, copied)
+    return done(
+        path, "copied", bytes=copied.source_bytes, sha256=entry.sha256, parent=entry.parent, destination=finals[0],
+        actions=tuple({"action": "copied", "destination": str(final), "sha256": entry.sha256} for final in finals),
+        deliver=(entry,), release=(path,),
+    )  # fmt: skip
+
+
+def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+    sendings: dict[Path, _Sending] = {}
+    for path in files:
+        if _parsed(path).kind is Kind.ANTENNAS_IQ:
+            yield skipped(path, "no NAS: antennas_iq stays on the radar computer")
+            continue
+        prepared = attempt(path, lambda file: _prepare(ctx, file))
+        if isinstance(prepared, Outcome):
+            yield prepared
+        else:
+            sendings[prepared.sent] = prepared
+    if not sendings:
+        return
+    entries = {sent: sending.entry for sent, sending in sendings.items()}
+    for outcome in transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries):
+        original = sendings[outcome.file].original
+        release = (original, outcome.file) if outcome.release else ()
+        yield replace(outcome, file=original, release=tuple(dict.fromkeys(release)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """What goes over the link for one of the radar's files: the file itself, or a compressed copy in the scratch folder."""
+
+    original: Path
+    sent: Path
+    entry: Entry
+
+
+def _prepare(ctx: Context, path: Path) -> _Sending:
+    name = _checked(ctx, path)
+    if name.kind is not Kind.DMAP_PLAIN:
+        read = copy.copy_to(ctx.here, path, [], read_limit_mib_s=ctx.here.machine.read_limit_mib_s)
+        return _Sending(path, path, _entry(ctx, name, name, read))
+    delivered = names.dmap_of(name)
+    scratch = ctx.folder("work") / delivered.text
+    scratch.unlink(missing_ok=True)
+    copied = copy.copy_to(ctx.here, path, [scratch], compress=True)
+    return _Sending(path, scratch, _entry(ctx, name, delivered, copied))
+
+
+def _checked(ctx: Context, path: Path) -> Name:
+    """The name of a file whose radar and time stamp are right.
+
+    Raises:
+        BadFile: the file is of another radar, or was last written a day or more from the time in its name.
+    """
+    name = _parsed(path)
+    if name.radar != ctx.here.radar:
+        raise BadFile("other radar", f"{path.name} is of {name.radar}, this is {ctx.here.radar}")
+    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    offset_s = abs((modified - name.time).total_seconds())
+    if offset_s > ctx.flow.files.max_stamp_offset_s:
+        raise BadFile(
+            "time stamp",
+            f"last written at {modified:%Y-%m-%d %H:%M:%S}, {offset_s / 3600:.1f} h from the time in its name: was the radar's clock wrong?",
+        )
+    return name
+
+
+def _mark_to_plot(ctx: Context, name: Name) -> None:
+    """The IQ file still has to be drawn: site-linux finds it by this marker, however late. Made before the file is there."""
+    marker = ctx.folder("to_plot") / name.text
+    place.make_folder(ctx.here, marker.parent)
+    marker.touch()
+    place.sync_folders([marker.parent])
+
+
+def _entry(ctx: Context, name: Name, delivered: Name, copied: copy.Copied) -> Entry:
+    if delivered == name:
+        return Entry(name.text, copied.size_bytes, copied.sha256)
+    return Entry(
+        delivered.text, copied.size_bytes, copied.sha256, parent=copied.source_sha256, by=f"rsync_to_nas {ctx.here.machine.name}",
+        content_sha256=copied.source_sha256,
+    )  # fmt: skip
+
+
+def _parsed(path: Path) -> Name:
+    name = names.parse(path.name)
+    if name is None:
+        raise BadFile("unknown name", f"{names.printable(path.name)} matches no grammar")
+    return name
+
+
+def _data_first(path: Path) -> tuple[bool, str]:
+    return _parsed(path).kind is Kind.ANTENNAS_IQ, path.name

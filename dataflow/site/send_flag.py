@@ -1,0 +1,44 @@
+"""Tell the next host what was delivered: send the flags that wait in the outbox.
+
+Runs on:  borealis, site-linux
+Reads:    the outbox
+Writes:   the next host's flag folder
+Removes:  a flag from the outbox, once the next host has it
+Needs:    a key for the next host
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dataflow.lib import place, ssh
+from dataflow.lib.context import Context
+from dataflow.lib.custody import outbox
+from dataflow.lib.errors import BadConfig
+from dataflow.lib.flag import is_flag_name
+from dataflow.lib.step import Outcome, done, kept
+
+TIMEOUT_S = 120.0
+
+
+def find(ctx: Context) -> list[Path]:
+    """The flags that wait, oldest first."""
+    return [path for path in place.scan(outbox(ctx.here)) if is_flag_name(path.name)]
+
+
+def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
+    """Send all of them in one request; a flag that arrives twice is the same flag."""
+    if ctx.here.host.next is None:
+        raise BadConfig(f"hosts.{ctx.here.host_name}.next is not set, so send_flag has nobody to send to")
+    link = ssh.connect(ctx, ctx.here.host.next)
+    answer = link.receive("flag", b"".join(path.read_bytes() for path in files), TIMEOUT_S)
+    answers = {item["id"]: item for item in map(json.loads, answer.splitlines())}
+    machine = link.there.machine.name
+    for path in files:
+        item = answers.get(path.name.split(f".{ctx.here.radar}.")[0], {})
+        if item.get("outcome") == "done":
+            yield done(path, "sent", bytes=path.stat().st_size, destination=f"{machine}:flags", release=(path,))
+        else:
+            yield kept(path, f"{machine} did not take it: {item.get('reason', 'no answer')}")
