@@ -87,7 +87,7 @@ def move(here: Here, source: Path, final: Path, sha256: str) -> None:
     try:
         place.publish(source, final)
     except FileExistsError:
-        if not os.path.samefile(source, final):
+        if not source.samefile(final):
             _same_or_conflict(final, sha256)
         place.release(source)
     except OSError as error:

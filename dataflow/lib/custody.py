@@ -8,7 +8,7 @@ manifest is closed when each of its files is gone from the working folders with 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from dataflow.lib import checksum, flag, place, summary
@@ -18,6 +18,8 @@ from dataflow.lib.flag import Entry
 from dataflow.lib.names import Name
 
 ADOPTED = "adopted"
+RECORDS_DAYS = 30
+"""How far back the records are searched for what became of a file; a manifest open for longer waits for a person."""
 
 
 class Custody:
@@ -70,7 +72,8 @@ class Custody:
         waiting = names_in_backlog(self._here)
         gone = {e.name for _, f in open_flags for e in f.files if e.name not in waiting}
         oldest = min(summary.moment(f.sent) for _, f in open_flags)
-        done = _names_done(self._here, oldest) if gone else set()
+        horizon = self._clock() - timedelta(days=RECORDS_DAYS)
+        done = _names_done(self._here, max(oldest, horizon)) if gone else set()
         for path, manifest in open_flags:
             if all(entry.name in done and entry.name not in waiting for entry in manifest.files):
                 path.unlink(missing_ok=True)

@@ -171,7 +171,9 @@ class Chain:
         """Leave behind a step that no signal reaches; it keeps its copy of the lock, and so does the daemon."""
         _kill_group(process)
         self.stuck[step] = process
-        message = f"{step} hangs in the kernel (process {process.pid}), probably on a dead mount; it was left behind, the other steps go on"
+        message = (
+            f"{step} hangs in the kernel (process {process.pid}), on a dead mount? It was left behind, the other steps go on"
+        )
         alert.tell_once(self.ctx.log, self.ctx.here, f"{step}: stuck", message)
         self.ctx.say(message)
         return Exit.LEFT_OVER

@@ -116,14 +116,14 @@ def parse(text: str) -> Name | None:
 
 def _from_match(text: str, kind: Kind | None, fields: dict[str, str | None]) -> Name | None:
     try:
-        time = datetime.strptime(f"{fields['date']}.{fields.get('time') or '0000.00'}", "%Y%m%d.%H%M.%S")
+        time = datetime.strptime(f"{fields['date']}.{fields.get('time') or '0000.00'} +0000", "%Y%m%d.%H%M.%S %z")
     except ValueError:
         return None
     slice_text, antenna_text = fields.get("slice"), fields.get("antenna")
     return Name(
         text=text,
         kind=kind or Kind(str(fields["type"])),
-        time=time.replace(tzinfo=UTC),
+        time=time.astimezone(UTC),
         radar=fields.get("radar"),
         stem=fields.get("stem"),
         slice_id=int(slice_text) if slice_text is not None else None,

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -115,7 +116,10 @@ class Account:
         return True
 
     def _sort_out(self, found: list[Path]) -> list[Path]:
-        """Skip what is no regular file, has no name of the grammar, or is of a kind that is not for this step."""
+        """Skip what is no regular file, has no name of the grammar, or is of a kind that is not for this step.
+
+        A file that is skipped run after run is recorded and told once, and counted each time.
+        """
         kinds = getattr(self._module, "KINDS", None)
         good = []
         for path in found:
@@ -133,8 +137,10 @@ class Account:
     def _skip(self, path: Path, reason: str) -> None:
         self.found += 1
         shown = names.printable(str(path))
-        self._record(skipped(path, reason))
-        alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: {shown}", f"{shown}: {reason}", file=shown)
+        if alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: {shown}", f"{shown}: {reason}", file=shown):
+            self._record(skipped(path, reason))
+        else:
+            self.counts["skipped"] += 1
 
     def _without_missing_roots(self, files: list[Path]) -> list[Path]:
         """Keep everything when a root is not what it should be; an unmounted disk is not an empty one."""
@@ -157,8 +163,11 @@ class Account:
         """Hand one batch to the step; each of its files gets exactly one outcome."""
         open_files = set(batch)
         self.found += len(batch)
+        began = time.monotonic()
         try:
-            for outcome in self._module.handle(self.ctx, batch):
+            for yielded in self._module.handle(self.ctx, batch):
+                outcome = replace(yielded, seconds=round(time.monotonic() - began, 3))
+                began = time.monotonic()
                 if outcome.file not in open_files:
                     raise AssertionError(f"{outcome.file} was given a second outcome, or was not asked for")
                 open_files.remove(outcome.file)
@@ -206,11 +215,11 @@ class Account:
 
     def _blow_fuse(self) -> None:
         kind, first = self._suspects[0].kind, self._suspects[0].file
-        step, radar = self.ctx.step, self.ctx.here.radar
+        step, where = self.ctx.step, f"--host {self.ctx.here.host_name} --radar {self.ctx.here.radar}"
         message = (
-            f"{FUSE_FILES} files in a row are bad for the same reason ({kind}: {self._suspects[0].reason}); nothing was moved and "
-            f"the step is stopped. If the fault was ours, mend it and: dataflow resume {step} --host {self.ctx.here.host_name} "
-            f"--radar {radar}. If the files are bad: dataflow run {step} --host {self.ctx.here.host_name} --radar {radar} {first} ..."
+            f"{FUSE_FILES} files in a row are bad for the same reason ({kind}: {self._suspects[0].reason}); nothing was moved "
+            f"and the step is stopped. If the fault was ours, mend it and: dataflow resume {step} {where}. "
+            f"If the files are bad: dataflow run {step} {where} {first} ..."
         )
         pause = pause_file(self.ctx.here, step)
         pause.parent.mkdir(parents=True, exist_ok=True)
@@ -231,10 +240,7 @@ class Account:
                 where = quarantine.put(ctx.here, outcome.file, kind, reason, ctx.step, ctx.clock(), outcome.details)
             except (TryLater, OSError) as error:
                 return kept(outcome.file, f"bad ({reason}), but the quarantine cannot take it: {trouble(error)}")
-            outcome = Outcome(
-                outcome.file, "quarantined", "quarantined", reason, kind, outcome.bytes, outcome.sha256, outcome.parent, where,
-                outcome.details, release=outcome.release,
-            )  # fmt: skip
+            outcome = replace(outcome, reason=reason, kind=kind, destination=where)
         alert.tell(
             self.ctx.log, f"quarantined {names.printable(outcome.file.name)}: {outcome.reason}",
             file=names.printable(outcome.file.name), kind=outcome.kind, destination=outcome.destination,
@@ -270,7 +276,7 @@ class Account:
         destination = names.printable(str(outcome.destination)) if outcome.destination is not None else None
         self.ctx.log.write(
             "file", **common, outcome=outcome.outcome, action=outcome.action, reason=outcome.reason, kind=outcome.kind,
-            bytes=outcome.bytes, sha256=outcome.sha256, parent=outcome.parent, destination=destination,
+            bytes=outcome.bytes, seconds=outcome.seconds, sha256=outcome.sha256, parent=outcome.parent, destination=destination,
             details=outcome.details or None,
         )  # fmt: skip
         self.counts[outcome.outcome] += 1

@@ -1,8 +1,8 @@
 """Gives a shell script, or any program of one's own, the shape of a step.
 
 The program is called twice: ``PROGRAM find`` prints the files to work on, each ended by NUL; ``PROGRAM handle`` reads a
-batch of them the same way on stdin and appends a note for each to the file $DATAFLOW_NOTES: ``done``, ``kept`` or ``bad``, the file and
-the reason, each ended by NUL. A file without a note is kept. Scripts source ``lib/step.sh``, which does all of this.
+batch of them the same way on stdin and appends a note for each to the file $DATAFLOW_NOTES: ``done``, ``kept`` or ``bad``,
+the file and the reason, each ended by NUL. A file without a note is kept. Scripts source ``lib/step.sh``, which does this.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shlex
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from dataflow.lib.errors import BadConfig, HostDown
 
 PROVED_S = 30.0
 HELLO_TIMEOUT_S = 20.0
+LOGIN_LIMIT_S = 30.0
 UNREACHABLE_CODE = 255
 CHAIN_RUN_VARIABLE = "DATAFLOW_CHAIN_RUN"
 """Set by the daemon: the monotonic time at which its present run of the list began."""
@@ -146,10 +148,11 @@ def _start_master(ctx: Context, there: Here, socket: Path) -> None:
         *_base(ctx, there, socket), "-oControlMaster=yes", f"-oControlPersist={ctx.flow.ssh.idle_close_s}",
         "-E", str(complaint), "-n", "-N", "-f", f"{link_user}@{there.machine.address}",
     ]  # fmt: skip
-    process = command.start(argv, stdout=-3, stderr=-3, inherit=False)
+    process = command.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False)
     try:
-        code = process.wait(ctx.flow.ssh.connect_timeout_s + 30)
-    except TimeoutError:
+        code = process.wait(ctx.flow.ssh.connect_timeout_s + LOGIN_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        command.end_group(process)
         code = UNREACHABLE_CODE
     if code != 0 or not socket.exists():
         said = complaint.read_text(errors="replace").strip().replace("\n", " | ") if complaint.exists() else "no answer"
@@ -186,9 +189,8 @@ def _spend(ctx: Context, there: Here) -> None:
         now = time.monotonic()
         spent = [t for t in _times(os.pread(descriptor, 65536, 0)) if 0 <= now - t < 60]
         if len(spent) >= limit:
-            raise HostDown(
-                f"{limit} new connections to {there.machine.address} within a minute are used up; the next in {60 - now + spent[0]:.0f} s"
-            )
+            wait_s = 60 - now + spent[0]
+            raise HostDown(f"{limit} new connections a minute to {there.machine.address} are used up; the next in {wait_s:.0f} s")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps([*spent, now]).encode(), 0)
     finally:

@@ -53,6 +53,7 @@ class Outcome:
     reason: str | None = None
     kind: str | None = None
     bytes: int | None = None
+    seconds: float | None = None
     sha256: str | None = None
     parent: str | None = None
     destination: Path | str | None = None

@@ -93,7 +93,8 @@ def _tell_antenna_health(ctx: Context, name: Name, pictures: iq_plot.Pictures) -
         if health.state == "good":
             alert.clear(ctx.here, condition)
         else:
-            message = f"{condition} of {ctx.here.radar} is {health.state}: median {health.median_db:.1f} dB, {health.distance_db:+.1f} dB off"
+            level = f"median {health.median_db:.1f} dB, {health.distance_db:+.1f} dB from the others"
+            message = f"{condition} of {ctx.here.radar} is {health.state}: {level}"
             alert.tell_once(ctx.log, ctx.here, condition, message, file=name.text, antenna=health.antenna)
 
 

@@ -1,8 +1,8 @@
 """Move finished files from the radar computer to the site's store, verified, and release the radar's disk.
 
 A mounted NAS gets one read of each file that feeds its hash, the backup and the working copy, each read back; no rsync is
-needed there, the name stays. A radar with `nas: none` sends rawacf over SSH to site-linux's own disk and keeps its
-antennas_iq. DMAP that a radar writes itself (`.rawacf`) is compressed on the way.
+needed there, the name stays. A radar with `nas: none` sends rawacf over SSH to site-linux's own disk; its antennas_iq stay
+where they are, as bfiq and rawrf do everywhere. DMAP that a radar writes itself (`.rawacf`) is compressed on the way.
 
 Runs on:  borealis
 Reads:    finished files below the radar's data folder
@@ -23,7 +23,7 @@ from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
-from dataflow.lib.step import Outcome, attempt, done, each, skipped
+from dataflow.lib.step import Outcome, attempt, done, each
 
 KINDS = frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP, Kind.DMAP_PLAIN})
 FOLDERS = {
@@ -37,7 +37,9 @@ FOLDERS = {
 def find(ctx: Context) -> list[Path]:
     """The finished files, rawacf before antennas_iq, oldest first, and what has no name that we know."""
     found = finished.look(ctx.folder("data"), ctx.flow.files, ctx.clock())
-    return [*found.strangers, *sorted(found.finished, key=_data_first)]
+    kinds = KINDS if ctx.here.machine.nas == "mounted" else KINDS - {Kind.ANTENNAS_IQ}
+    ours = (path for path in found.finished if _parsed(path).kind in kinds)
+    return [*found.strangers, *sorted(ours, key=_data_first)]
 
 
 def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
@@ -69,9 +71,6 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
 def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     sendings: dict[Path, _Sending] = {}
     for path in files:
-        if _parsed(path).kind is Kind.ANTENNAS_IQ:
-            yield skipped(path, "no NAS: antennas_iq stays on the radar computer")
-            continue
         prepared = attempt(path, lambda file: _prepare(ctx, file))
         if isinstance(prepared, Outcome):
             yield prepared
@@ -121,7 +120,7 @@ def _checked(ctx: Context, path: Path) -> Name:
     if offset_s > ctx.flow.files.max_stamp_offset_s:
         raise BadFile(
             "time stamp",
-            f"last written at {modified:%Y-%m-%d %H:%M:%S}, {offset_s / 3600:.1f} h from the time in its name: was the radar's clock wrong?",
+            f"last written {modified:%Y-%m-%d %H:%M:%S}, {offset_s / 3600:.1f} h from the time in its name: was a clock wrong?",
         )
     return name
 

@@ -9,7 +9,6 @@ Needs:    rsync on both machines; a key for the next host
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,6 +62,6 @@ def _tree_of_links(ctx: Context, files: Sequence[Path]) -> Path:
         name = f"{path.name.removesuffix('.jsonl')}.{ctx.here.host_name}.jsonl" if own else path.name
         link = tree / step / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(path, link)
+        link.symlink_to(path)
     tree.mkdir(parents=True, exist_ok=True)
     return tree
