@@ -1,0 +1,62 @@
+# What there is to do with this repository. Each target does its own set-up, on a fresh Debian 12 too:
+#
+#   make demo                             the whole chain on this computer, with real files, rsync and SSH
+#   make test                             lint, types, shell check, tests
+#   make lint                             all of that but the tests
+#   make bench                            the measurements of bench/
+#   make check  [HOST=... RADAR=...]      check config.yaml; with HOST and RADAR this machine too
+#   make install HOST=... RADAR=...       as root: the program for one host into /opt/dataflow, its configuration and its unit
+#   make units   HOST=... RADAR=...       as root: only the systemd unit of that host, below DESTDIR
+#
+# HOST is borealis, site-linux or campus; RADAR the three letters of a radar of config.yaml.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench check install units demo-programs test-programs
+
+export PYTHON ?= python3
+SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
+READY := .venv/ready
+
+help:
+	@sed -n '/^#/!q; s/^# \?//p' Makefile
+
+demo: demo-programs $(READY)
+	.venv/bin/dataflow demo
+
+test: lint test-programs
+	.venv/bin/pytest -n 2
+
+lint: test-programs $(READY)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	shellcheck -x $(SHELL_FILES)
+
+bench: demo-programs $(READY)
+	for measurement in bench/*.py; do echo "== $$measurement"; .venv/bin/python "$$measurement"; done
+
+check: $(READY)
+	.venv/bin/dataflow check $(HOST) $(if $(RADAR),--radar $(RADAR))
+
+install:
+	@tools/install program "$(HOST)" "$(RADAR)"
+	@tools/install units "$(HOST)" "$(RADAR)"
+
+units:
+	@tools/install units "$(HOST)" "$(RADAR)"
+
+demo-programs:
+	@tools/system-packages rsync ssh sshd lbzip2
+
+test-programs: demo-programs
+	@tools/system-packages shellcheck systemd-analyze
+
+# Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
+$(READY): pyproject.toml
+	@tools/system-packages venv
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dataflow needs Python 3.11 or later, not " + sys.version)'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

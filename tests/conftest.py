@@ -1,0 +1,31 @@
+"""A skipped test is a promise that nobody checked: with ``--allowed-skips FILE`` only the reasons in that file are accepted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser):
+    parser.addoption("--allowed-skips", type=Path, metavar="FILE", help="fail if a test is skipped for a reason not in FILE")
+
+
+def pytest_sessionfinish(session):
+    allowed_file = session.config.getoption("--allowed-skips")
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    if allowed_file is None or reporter is None or hasattr(session.config, "workerinput"):
+        return
+    allowed = {line.strip() for line in allowed_file.read_text().splitlines() if line.strip() and not line.startswith("#")}
+    refused = [(report.nodeid, _reason(report)) for report in reporter.stats.get("skipped", []) if _reason(report) not in allowed]
+    if refused:
+        reporter.ensure_newline()
+    for test, reason in refused:
+        reporter.write_line(f"SKIPPED without leave: {test}: {reason} (allowed reasons: {allowed_file})", red=True)
+    if refused and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _reason(report):
+    """What was given to ``skip``; pytest keeps it as (file, line, ``Skipped: reason``)."""
+    return str(report.longrepr[2]).removeprefix("Skipped: ")
