@@ -9,9 +9,10 @@ import pwd
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dataflow
 from dataflow.lib import config, context
@@ -19,7 +20,11 @@ from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown
 
+if TYPE_CHECKING:
+    from dataflow.lib.by_hand import Result
+
 HOST_VARIABLE = "DATAFLOW_HOST"
+ERASE_LINE = "\r\033[K"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return int(arguments.command(arguments))
+    except KeyboardInterrupt:
+        print("dataflow: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BadConfig as error:
         print(f"dataflow: {error}", file=sys.stderr)
         return Exit.CONFIG
@@ -159,9 +167,8 @@ def pause(arguments: argparse.Namespace) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     who = pwd.getpwuid(os.getuid()).pw_name
     place.write_whole(file, f"{arguments.reason} ({who}, {context.utc_now():%Y-%m-%d %H:%M} UTC)\n".encode())
-    print(
-        f"{arguments.step or 'every step'} is paused; it stops within one file. Go on with: dataflow resume {arguments.step or ''}".rstrip()
-    )
+    go_on = f"dataflow resume {arguments.step or ''}".rstrip()
+    print(f"{arguments.step or 'every step'} is paused; it stops within one file. Go on with: {go_on}")
     return Exit.ACCOUNTED
 
 
@@ -178,14 +185,16 @@ def convert(arguments: argparse.Namespace) -> int:
     """Convert rawacf HDF5 to DMAP, away from any chain."""
     from dataflow.lib import by_hand
 
-    return by_hand.convert(arguments.files, arguments.output, arguments.processes, _progress(arguments), arguments.json)
+    progress = _progress(arguments)
+    return _tell_results(arguments, by_hand.convert(arguments.files, arguments.output, arguments.processes, progress))
 
 
 def plot(arguments: argparse.Namespace) -> int:
     """Draw antennas_iq files, away from any chain."""
     from dataflow.lib import by_hand
 
-    return by_hand.plot(arguments.files, arguments.output, arguments.processes, _progress(arguments), arguments.json)
+    progress = _progress(arguments)
+    return _tell_results(arguments, by_hand.plot(arguments.files, arguments.output, arguments.processes, progress))
 
 
 def simulate_radar(arguments: argparse.Namespace) -> int:
@@ -261,17 +270,29 @@ def _only_radar(loaded: Config) -> str:
 
 
 def _progress(arguments: argparse.Namespace) -> Callable[[str, int, int], None] | None:
-    """A progress line when a person is watching."""
+    """A progress bar when a person is watching; the file's result takes its line."""
     if arguments.json or not sys.stderr.isatty():
         return None
 
     def show(what: str, done: int, total: int) -> None:
         width = 30
         filled = width * done // max(total, 1)
-        end = "\n" if done >= total else ""
-        print(f"\r{what} [{'#' * filled}{'.' * (width - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+        print(f"{ERASE_LINE}{what} [{'#' * filled}{'.' * (width - filled)}] {done}/{total}", end="", file=sys.stderr, flush=True)
 
     return show
+
+
+def _tell_results(arguments: argparse.Namespace, results: Iterable[Result]) -> int:
+    """Print what became of each file as soon as it is known, or all as JSON."""
+    told = []
+    for result in results:
+        told.append(result)
+        if not arguments.json:
+            print(ERASE_LINE if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+            print(_result_text(result), file=sys.stderr if result.outcome == "refused" else sys.stdout, flush=True)
+    if arguments.json:
+        print(json.dumps([asdict(result) for result in told], indent=1))
+    return Exit.LEFT_OVER if any(result.outcome == "refused" for result in told) else Exit.ACCOUNTED
 
 
 def _tell(arguments: argparse.Namespace, text: str) -> None:
@@ -281,9 +302,8 @@ def _tell(arguments: argparse.Namespace, text: str) -> None:
 def _status_text(found: dict[str, Any]) -> str:
     flags, lines = found["flags"], [f"{found['host']} of {found['radar']} on {found['machine']}, {found['time']}"]
     lines += [f"  PAUSED {step}: {reason}" for step, reason in found["paused"].items()]
-    lines.append(
-        f"  flags: {flags['waiting']} waiting, {flags['open']} open, {flags['outbox']} in the outbox, {flags['unreadable']} unreadable"
-    )
+    places = {"waiting": "waiting", "open": "open", "outbox": "in the outbox", "unreadable": "unreadable"}
+    lines.append("  flags: " + ", ".join(f"{flags[key]} {text}" for key, text in places.items()))
     lines += [f"  backlog {key}: {size['files']} files, {size['bytes'] / 1e6:.1f} MB" for key, size in found["backlog"].items()]
     for step, last in found["steps"].items():
         counts = ", ".join(f"{last[word]} {word}" for word in ("done", "kept", "quarantined", "skipped") if last.get(word))
@@ -310,12 +330,21 @@ def _hop_text(hop: dict[str, Any]) -> str:
     )
 
 
+def _result_text(result: Result) -> str:
+    if result.outcome == "refused":
+        return f"refused  {result.file}: {result.reason}"
+    many = f" and {len(result.outputs) - 1} pictures beside it" if len(result.outputs) > 1 else ""
+    counts = [f"{result.details[word]} {word}" for word in ("records", "sequences", "bytes") if word in result.details]
+    antennas = [f"antenna {antenna} is {state}" for antenna, state in result.details.get("antennas", {}).items()]
+    return f"{result.outcome:8} {result.outputs[-1]}{many}: {', '.join([*counts, *antennas])}"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dataflow",
         description="Carries SuperDARN radar data from the instrument to the people who use it.",
-        epilog="Exit codes: 0 all accounted for; 1 something kept or quarantined; 2 configuration or usage; 3 a bug, or the fuse; "
-        "75 the other side is unreachable, it will be tried again.",
+        epilog="Exit codes: 0 all accounted for; 1 something kept, quarantined or refused; 2 configuration or usage; 3 a bug, or "
+        "the fuse; 75 the other side is unreachable, it will be tried again.",
     )
     parser.add_argument("--version", action="version", version=f"dataflow {dataflow.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -368,15 +397,21 @@ def _parser() -> argparse.ArgumentParser:
     _where(one)
 
     for name, function, text, what in (
-        ("convert", convert, "convert rawacf HDF5 to DMAP", "rawacf HDF5 files"),
-        ("plot", plot, "draw every antenna of antennas_iq files", "antennas_iq HDF5 files"),
+        ("convert", convert, "convert rawacf HDF5 to DMAP, read back and compared", "rawacf HDF5 files"),
+        ("plot", plot, "draw every antenna of antennas_iq files, and a contact sheet", "antennas_iq HDF5 files"),
     ):
         one = _command(commands, name, function, text)
         one.add_argument("files", nargs="+", type=Path, metavar="IN.h5", help=what)
         one.add_argument(
-            "-o", "--output", type=Path, help="a folder; for one file to convert, the file to write. Default: beside the input"
+            "-o",
+            "--output",
+            type=Path,
+            metavar="OUT",
+            help="a folder; for one file to convert also the file to write. Default: beside each input. Nothing is overwritten",
         )
-        one.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many processes may work at once")
+        one.add_argument(
+            "--processes", type=_positive, metavar="N", default=len(os.sched_getaffinity(0)), help="work on N cores (all)"
+        )
         _json(one)
 
     from dataflow.demo import simulate_radar as simulator
@@ -403,6 +438,13 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
     parser.add_argument("--root", type=Path, metavar="DIR", help="put each machine below its own folder in DIR (DATAFLOW_ROOT)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key; repeatable")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 on")
+    return number
 
 
 def _where(parser: argparse.ArgumentParser, radar_required: bool = False) -> None:
