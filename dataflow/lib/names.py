@@ -2,6 +2,7 @@
 
 Every name begins with the stem ``YYYYMMDD.HHMM.SS.<radar>``: the UTC time of the first sequence and the radar's
 three letters. A text that matches none of the grammars below has no ``Name``; it is never used in a path or a command.
+What matches is ASCII, so a character is a byte.
 
     <stem>.<slice>.{rawacf,antennas_iq,bfiq}.h5     written by Borealis since v1.0
     <stem>.<slice>.{...}.hdf5[.site]                written by Borealis before v1.0 (array, site)
@@ -25,7 +26,8 @@ from enum import StrEnum
 
 from dataflow.lib.errors import BadFile
 
-MAX_NAME_BYTES = 255
+MAX_NAME_BYTES = 220
+"""A folder takes 255; the rest is for what is put around a name: leading dot, hash, ``.reason.json``, ``.part``."""
 LAST_CHANNEL_SLICE = 25
 
 
@@ -106,7 +108,7 @@ class Name:
 
 def parse(text: str) -> Name | None:
     """The ``Name`` of a bare file name, or ``None`` when it matches no grammar or names an impossible time."""
-    if len(text.encode("utf-8", "surrogateescape")) > MAX_NAME_BYTES:
+    if len(text) > MAX_NAME_BYTES:
         return None
     for kind, grammar in _GRAMMARS:
         if found := grammar.fullmatch(text):
