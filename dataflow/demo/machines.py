@@ -94,6 +94,7 @@ def _sshd(secrets: Path, machine: str) -> Iterator[int]:
         "Port": port, "ListenAddress": "127.0.0.1", "HostKey": host_key, "AuthorizedKeysFile": secrets / "authorized_keys",
         "PidFile": "none", "UsePAM": "no", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "yes",
         "MaxStartups": "100", "LogLevel": "VERBOSE", "PrintMotd": "no",
+        "SetEnv": f"HOME={secrets}",  # what a person's own .bashrc does and prints has no business in a transfer
     }  # fmt: skip
     file = secrets / f"{machine}.sshd_config"
     file.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
