@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from dataflow.lib import copy, custody, names, place
+from dataflow.lib import copy, names, place
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile
 from dataflow.lib.names import PICTURES
@@ -42,5 +42,4 @@ def _archive(ctx: Context, path: Path) -> Outcome:
     entry = ctx.custody.entry_of(path, ctx.flow.files.settle_s)
     final = ctx.folder("plots_archive", name.time) / name.text
     copy.move(ctx.here, path, final, entry.sha256)
-    action = "adopted, archived" if entry.by == custody.ADOPTED else "archived"
-    return done(path, action, bytes=entry.size, sha256=entry.sha256, parent=entry.parent, destination=final)
+    return done(path, "archived", bytes=entry.size, sha256=entry.sha256, parent=entry.parent, destination=final)

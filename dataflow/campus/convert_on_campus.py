@@ -46,12 +46,9 @@ def _pass_on(ctx: Context, path: Path) -> Outcome:
         return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
     if passed:
         raise copy.Conflict(passed[0], passed[1], entry.sha256)
-    adopted = "adopted, " if entry.by == custody.ADOPTED else ""
     if name.kind is Kind.DMAP:
         copy.move(ctx.here, path, ctx.folder("data") / name.text, entry.sha256)
-        return done(
-            path, f"{adopted}passed on", bytes=entry.size, sha256=entry.sha256, destination=ctx.folder("data") / name.text
-        )
+        return done(path, "passed on", bytes=entry.size, sha256=entry.sha256, destination=ctx.folder("data") / name.text)
     with lock.one_of(ctx.here.machine_state / "conversions", "place", ctx.flow.campus.max_conversions, ctx.should_stop) as free:
         if not free:
             raise TryLater("asked to stop while waiting for a place to convert")
@@ -60,7 +57,7 @@ def _pass_on(ctx: Context, path: Path) -> Outcome:
     copy.move(ctx.here, path, final, entry.sha256)
     made = {"action": "made", "file": child.name, "sha256": child.sha256, "parent": entry.sha256}
     return done(
-        path, f"{adopted}converted", bytes=entry.size, sha256=entry.sha256, destination=final,
+        path, "converted", bytes=entry.size, sha256=entry.sha256, destination=final,
         actions=({**made, "destination": str(ctx.folder("data") / child.name), "records": child.records},),
     )  # fmt: skip
 

@@ -130,8 +130,7 @@ def _empty_queues(ctx: Context, path: Path, name: Name, entry: Entry) -> Outcome
     if missing:
         return kept(path, "; ".join(missing), **common)
     archived = next((action["destination"] for action in actions if action["target"] == "archive"), None)
-    adopted = "adopted, " if entry.by == custody.ADOPTED else ""
-    return done(path, adopted + ("archived" if name.is_hdf5 else "distributed"), destination=archived, **common)
+    return done(path, "archived" if name.is_hdf5 else "distributed", destination=archived, **common)
 
 
 def _bring(ctx: Context, target: str, name: Name, entry: Entry) -> Path | None:

@@ -83,7 +83,7 @@ def open_context(
     here = config.here(host, radar)
     run = f"{utc_now():%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
     log = SummaryLog(here, step, run, utc_now)
-    return Context(config, here, step, part, run, log, Custody(here, run, utc_now), say)
+    return Context(config, here, step, part, run, log, Custody(here, run, utc_now, log), say)
 
 
 def pause_file(here: Here, step: str | None) -> Path:

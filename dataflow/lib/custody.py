@@ -8,14 +8,15 @@ manifest is closed when each of its files is gone from the working folders with 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from dataflow.lib import checksum, flag, place, summary
+from dataflow.lib import checksum, flag, names, place, summary
 from dataflow.lib.config import Here
 from dataflow.lib.errors import TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Name
+from dataflow.lib.summary import SummaryLog
 
 ADOPTED = "adopted"
 RECORDS_DAYS = 30
@@ -25,10 +26,11 @@ RECORDS_DAYS = 30
 class Custody:
     """The open manifests of one host and radar, read once and kept up to date by what this process adds."""
 
-    def __init__(self, here: Here, run: str, clock: Callable[[], datetime]) -> None:
+    def __init__(self, here: Here, run: str, clock: Callable[[], datetime], log: SummaryLog) -> None:
         self._here = here
         self._run = run
         self._clock = clock
+        self._log = log
         self._entries: dict[str, Entry] | None = None
 
     def known(self, name: str) -> Entry | None:
@@ -43,7 +45,7 @@ class Custody:
         self._table().update({entry.name: entry for entry in entries})
 
     def entry_of(self, path: Path, settle_s: float) -> Entry:
-        """The entry of a file that a step is to work on; a file without one is adopted.
+        """The entry of a file that a step is to work on; a file without one is adopted, which is a record of its own.
 
         Raises:
             TryLater: it has no entry and is not still for ``settle_s`` yet: somebody may be copying it.
@@ -61,6 +63,11 @@ class Custody:
         if path.stat().st_mtime_ns != before.st_mtime_ns or path.stat().st_size != before.st_size:
             raise TryLater("it changed while it was hashed for adoption")
         adopted = Entry(path.name, before.st_size, digest, by=ADOPTED)
+        self._log.write(
+            "action", file=names.printable(path.name), source=str(path.parent), action="adopted", bytes=adopted.size,
+            sha256=digest, destination=str(path),
+        )  # fmt: skip
+        self._log.sync()
         self.admit([adopted], self._here.host_name)
         return adopted
 
@@ -73,7 +80,7 @@ class Custody:
         gone = {e.name for _, f in open_flags for e in f.files if e.name not in waiting}
         oldest = min(summary.moment(f.sent) for _, f in open_flags)
         horizon = self._clock() - timedelta(days=RECORDS_DAYS)
-        done = _names_done(self._here, max(oldest, horizon)) if gone else set()
+        done = _names_done(self._here, summary.day_before(max(oldest, horizon), 1)) if gone else set()
         for path, manifest in open_flags:
             if all(entry.name in done and entry.name not in waiting for entry in manifest.files):
                 path.unlink(missing_ok=True)
@@ -121,10 +128,10 @@ def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -
     return found
 
 
-def _names_done(here: Here, since: datetime) -> set[str]:
-    files = summary.own_files(here, since.date())
+def _names_done(here: Here, since: date) -> set[str]:
+    """The names that are done here by the records since a day; what `receive` puts into a working folder is only begun."""
     return {
         Path(str(record["file"])).name
-        for record in summary.records(files)
-        if record["event"] == "file" and record.get("outcome") in ("done", "quarantined") and not record.get("received")
+        for record in summary.records(summary.own_files(here, since))
+        if record["event"] == "file" and record.get("outcome") in ("done", "quarantined") and record.get("action") != "received"
     }

@@ -124,7 +124,8 @@ def _put(ctx: Context, entry: Entry, name: Name, final: Path) -> Answer:
         return _quarantine_newcomer(ctx, arrived, error)
     except (TryLater, OSError) as error:
         return {"outcome": "kept", "reason": trouble(error)}
-    return {"outcome": "done", "action": "received", "destination": str(final)}
+    has_more_to_do = ctx.here.host.routes[name.kind.value] in ctx.here.host.backlog
+    return {"outcome": "done", "action": "received" if has_more_to_do else "archived", "destination": str(final)}
 
 
 def _quarantine_newcomer(ctx: Context, arrived: Path, error: BadFile) -> Answer:
@@ -139,7 +140,7 @@ def _record(ctx: Context, sender: str, answer: Answer, entry: Entry) -> None:
     ctx.log.write(
         "file", file=names.printable(entry.name), source=f"incoming from {sender}", outcome=word,
         action=answer.get("action", answer["outcome"]), reason=answer.get("reason"), bytes=entry.size, sha256=entry.sha256,
-        parent=entry.parent, destination=answer.get("destination"), seconds=answer.get("seconds"), received=True,
+        parent=entry.parent, destination=answer.get("destination"), seconds=answer.get("seconds"),
     )  # fmt: skip
 
 

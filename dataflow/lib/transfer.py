@@ -76,10 +76,11 @@ def _outcome(ctx: Context, link: ssh.Link, file: Path, entry: Entry, answer: Map
     if answer is None:
         return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
     word, reason = answer["outcome"], answer.get("reason", "")
+    action = "duplicate" if answer.get("action") == "duplicate" else "delivered"
     place = f"{machine}:{answer.get('destination', '')}"
     common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "destination": place}
     if word == "done":
-        return done(file, answer.get("action", "delivered"), reason=reason or None, release=(file,), deliver=(entry,), **common)
+        return done(file, action, reason=reason or None, release=(file,), deliver=(entry,), **common)
     if word == "quarantined":
         return Outcome(file, "quarantined", "quarantined", reason, "conflict", release=(file,), **common)
     if word == "damaged" and (found := checksum.sha256_on_disk(file)) != entry.sha256:
