@@ -6,13 +6,13 @@ the view of one host and radar, with every folder as a path on this machine.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -30,6 +30,8 @@ MARKER = ".dataflow-root"
 INSTALLED_CONFIG = Path("/etc/dataflow/config.yaml")
 _PACKAGE = Path(__file__).parents[1]
 _STEP_FOLDERS = ("site", "campus")
+PLACEHOLDERS = ("radar", "camera", "YYYY", "MM")
+RESERVED_TARGETS = ("archive", "special")
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ def load(source: Path | None = None, root: Path | None = None, overrides: Sequen
     """Read, override and check the configuration; arguments not given come from the environment.
 
     Raises:
-        BadConfig: with every finding, each with file and line where it has one.
+        BadConfig: with every finding, one a line, each with file and line.
     """
     path = source or _default_source()
     root_text = os.environ.get(ROOT_VARIABLE)
@@ -288,10 +290,10 @@ def load(source: Path | None = None, root: Path | None = None, overrides: Sequen
         key, equals, value = setting.partition("=")
         if not equals:
             raise BadConfig(f"--set {setting}: write KEY=VALUE, for example files.settle_s=5")
-        schema.override(document, key, value, str(path))
-    flow = schema.bind(document, Flow, str(path))
-    if findings := list(_findings(flow)):
-        raise BadConfig("\n".join(f"{path}: {finding}" for finding in findings))
+        schema.override(document, key, value)
+    flow = schema.bind(document, Flow)
+    if findings := [f"{schema.where(document, key)}: {schema.dotted(key)}: {text}" for key, text in _findings(flow)]:
+        raise BadConfig("\n".join(findings))
     digest = hashlib.sha256(json.dumps([text, settings]).encode()).hexdigest()
     return Config(flow, path.absolute(), digest, root.absolute() if root else None, tuple(settings))
 
@@ -316,89 +318,136 @@ def step_file(name: str) -> Path:
         return Path(name)
     files = {path.stem: path for folder in _STEP_FOLDERS for path in (_PACKAGE / folder).glob("[a-z]*.*") if path.is_file()}
     if name not in files:
-        near = difflib.get_close_matches(name, files, n=1)
-        raise BadConfig(f"there is no step {name!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+        raise BadConfig(f"there is no step {name!r}{schema.likely(name, files)}")
     return files[name]
+
+
+def step_name(step: str) -> str:
+    """The name of a step in records, pauses and folders: as it is written, or the bare name of a program of one's own."""
+    return Path(step).stem
 
 
 def _lookup(table: Mapping[str, T], key: str, what: str, source: Path) -> T:
     if key not in table:
-        near = difflib.get_close_matches(key, table, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(table))}"
-        raise BadConfig(f"{source}: unknown {what} {key!r}: {hint}")
+        hint = schema.likely(key, table) or f": there are {', '.join(sorted(table))}"
+        raise BadConfig(f"{source}: unknown {what} {key!r}{hint}")
     return table[key]
 
 
-def _findings(flow: Flow) -> Iterator[str]:
+_Finding = tuple[schema.Key, str]
+
+
+def _findings(flow: Flow) -> Iterator[_Finding]:
     """What the types cannot say: references that lead nowhere and numbers that make no sense."""
     if flow.version != VERSION:
-        yield f"version is {flow.version}; this dataflow reads version {VERSION}"
+        yield ("version",), f"is {flow.version}; this dataflow reads version {VERSION}"
     for name, host in flow.hosts.items():
-        yield from _host_findings(flow, f"hosts.{name}", host)
+        yield from _host_findings(flow, ("hosts", name), host)
     for radar, entry in flow.radars.items():
-        if not re.fullmatch(r"[a-z]{3}", radar):
-            yield f"radars.{radar}: a radar is three lower-case letters"
-        for name, machine in entry.machines.items():
-            yield from _machine_findings(flow, f"radars.{radar}.machines.{name}", name, machine)
+        yield from _radar_findings(flow, ("radars", radar), radar, entry)
     for name, target in flow.distribute.targets.items():
-        if target.folder.partition("/")[0] not in {root for host in flow.hosts.values() for root in host.roots}:
-            yield f"distribute.targets.{name}.folder: {target.folder!r} does not begin with the name of a root"
-    for key in ("max_conversions", "conversion_processes"):
-        if getattr(flow.campus, key) < 1:
-            yield f"campus.{key} must be at least 1"
-    if flow.ssh.max_new_connections_per_minute < 1:
-        yield "ssh.max_new_connections_per_minute must be at least 1"
+        yield from _target_findings(flow, ("distribute", "targets", name), name, target)
+    yield from _number_findings(flow)
 
 
-def _host_findings(flow: Flow, path: str, host: Host) -> Iterator[str]:
+def _number_findings(flow: Flow) -> Iterator[_Finding]:
+    for section in ("files", "daemon", "ssh", "transfer", "campus"):
+        may_be_zero = section == "files"
+        for name, value in asdict(getattr(flow, section)).items():
+            if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
+                yield (section, name), f"must be {'zero or more' if may_be_zero else 'more than zero'}, not {value}"
+    if flow.files.block_s == 0:
+        yield ("files", "block_s"), "must be more than zero"
+    if not 0 <= flow.plots.first_sample < flow.plots.last_sample:
+        yield ("plots", "last_sample"), "must be more than first_sample, which must be zero or more"
+    if not flow.plots.min_db < flow.plots.max_db:
+        yield ("plots", "max_db"), "must be more than min_db"
+    if flow.plots.processes < 1:
+        yield ("plots", "processes"), "must be at least 1"
+
+
+def _host_findings(flow: Flow, key: schema.Key, host: Host) -> Iterator[_Finding]:
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", str(key[-1])):
+        yield key, "a host is a word of lower-case letters, digits, '-' and '_': flags carry it in their names"
     if host.next is not None and host.next not in flow.hosts:
-        yield f"{path}.next: there is no host {host.next!r}"
+        yield (*key, "next"), f"there is no host {host.next!r}{schema.likely(host.next, flow.hosts)}"
     if host.waits_on == "data" and "data" not in host.folders:
-        yield f"{path}: waits on data but has no folder `data`"
-    yield from (f"{path}.{finding}" for finding in _folder_findings(host.folders, host.roots))
+        yield (*key, "waits_on"), "it waits on data but has no folder `data`"
+    yield from _root_findings(key, host.roots)
+    yield from _folder_findings(key, host.folders, host.roots)
     for kind, folder in host.routes.items():
         if kind not in set(Kind):
-            yield f"{path}.routes: {kind!r} is not a kind of file; there are: {', '.join(Kind)}"
-        yield from _known(folder, host.folders, f"{path}.routes.{kind}")
-    for key in ("passed", "backlog"):
-        for folder in getattr(host, key):
-            yield from _known(folder, host.folders, f"{path}.{key}")
-    for key in ("file_mode", "dir_mode"):
-        if not re.fullmatch(r"[0-7]{3,4}", getattr(host, key)):
-            yield f'{path}.{key} must be an octal mode in quotes, like "0664"'
-    for entry in host.steps:
+            yield (*key, "routes", kind), f"{kind!r} is not a kind of file; there are: {', '.join(Kind)}"
+        yield from _known((*key, "routes", kind), folder, host.folders)
+    for name in ("passed", "backlog"):
+        for number, folder in enumerate(getattr(host, name)):
+            yield from _known((*key, name, number), folder, host.folders)
+    for name in ("file_mode", "dir_mode"):
+        if not re.fullmatch(r"[0-7]{3,4}", getattr(host, name)):
+            yield (*key, name), 'must be an octal mode in quotes, like "0664"'
+    for number, entry in enumerate(host.steps):
         try:
             step_file((entry.split() or [""])[0])
         except BadConfig as error:
-            yield f"{path}.steps: {error}"
+            yield (*key, "steps", number), str(error)
 
 
-def _machine_findings(flow: Flow, path: str, host_name: str, machine: Machine) -> Iterator[str]:
-    if host_name not in flow.hosts:
-        yield f"{path}: there is no host {host_name!r}"
-        return
-    host = flow.hosts[host_name]
-    yield from (f"{path}.{finding}" for finding in _folder_findings(machine.folders, {**host.roots, **machine.roots}))
-    for key, value in (("address", machine.address), ("user", machine.user or "x"), ("name", machine.name)):
+def _radar_findings(flow: Flow, key: schema.Key, radar: str, entry: Radar) -> Iterator[_Finding]:
+    if not re.fullmatch(r"[a-z]{3}", radar):
+        yield key, "a radar is three lower-case letters"
+    for name, machine in entry.machines.items():
+        if name not in flow.hosts:
+            yield (*key, "machines", name), f"there is no host {name!r}{schema.likely(name, flow.hosts)}"
+            continue
+        yield from _machine_findings(flow.hosts[name], (*key, "machines", name), machine)
+        following = flow.hosts[name].next
+        if following in flow.hosts and following not in entry.machines:
+            yield (*key, "machines"), f"no machine plays {following}, to which {name} sends"
+
+
+def _machine_findings(host: Host, key: schema.Key, machine: Machine) -> Iterator[_Finding]:
+    yield from _root_findings(key, machine.roots)
+    yield from _folder_findings(key, machine.folders, {**host.roots, **machine.roots})
+    for name, value in (("address", machine.address), ("user", machine.user or "x"), ("name", machine.name)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", value):
-            yield f"{path}.{key}: {value!r} is not a {key}"
+            yield (*key, name), f"{value!r} cannot be one"
     if not re.fullmatch(r"[A-Za-z0-9/._-]+", machine.command):
-        yield f"{path}.command: {machine.command!r} must be the plain path of the program on that machine"
+        yield (*key, "command"), f"{machine.command!r} must be the plain path of the program on that machine"
+    for name in ("port", "bandwidth_kib_s", "read_limit_mib_s"):
+        value_or_none = getattr(machine, name)
+        if value_or_none is not None and value_or_none < 1:
+            yield (*key, name), f"must be at least 1, not {value_or_none}"
 
 
-def _folder_findings(folders: Mapping[str, str], roots: Mapping[str, Root]) -> Iterator[str]:
-    for key, text in folders.items():
-        root, _, relative = text.partition("/")
-        if root not in roots:
-            yield f"folders.{key}: {text!r} does not begin with the name of a root ({', '.join(roots)})"
-        if ".." in relative.split("/"):
-            yield f"folders.{key}: {text!r} must not contain '..'"
-    for name, root_value in roots.items():
-        if not root_value.path.startswith("/"):
-            yield f"roots.{name}.path must be absolute, not {root_value.path!r}"
+def _target_findings(flow: Flow, key: schema.Key, name: str, target: Target) -> Iterator[_Finding]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in RESERVED_TARGETS:
+        yield key, f"{name!r} names no target: one word, and not {' or '.join(RESERVED_TARGETS)}, which have queues of their own"
+    roots = {root: value for host in flow.hosts.values() for root, value in host.roots.items()}
+    yield from _path_findings((*key, "folder"), target.folder, roots)
 
 
-def _known(folder: str, folders: Mapping[str, str], path: str) -> Iterator[str]:
+def _root_findings(key: schema.Key, roots: Mapping[str, Root]) -> Iterator[_Finding]:
+    for name, root in roots.items():
+        if not root.path.startswith("/"):
+            yield (*key, "roots", name, "path"), f"must be absolute, not {root.path!r}"
+
+
+def _folder_findings(key: schema.Key, folders: Mapping[str, str], roots: Mapping[str, Root]) -> Iterator[_Finding]:
+    for name, text in folders.items():
+        yield from _path_findings((*key, "folders", name), text, roots)
+
+
+def _path_findings(key: schema.Key, text: str, roots: Mapping[str, Root]) -> Iterator[_Finding]:
+    root, _, relative = text.partition("/")
+    if root not in roots:
+        yield key, f"{text!r} does not begin with the name of a root ({', '.join(roots)}){schema.likely(root, roots)}"
+    if ".." in relative.split("/"):
+        yield key, f"{text!r} must not contain '..'"
+    for word in re.findall(r"\{([^}]*)\}?", text):
+        if word not in PLACEHOLDERS:
+            yield key, f"{text!r}: there is no {{{word}}}{schema.likely(word, PLACEHOLDERS)}"
+
+
+def _known(key: schema.Key, folder: str, folders: Mapping[str, str]) -> Iterator[_Finding]:
     if folder not in folders:
-        near = difflib.get_close_matches(folder, folders, n=1)
-        yield f"{path}: there is no folder {folder!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        yield key, f"there is no folder {folder!r}{schema.likely(folder, folders)}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import io
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -18,37 +19,78 @@ import yaml
 from dataflow.lib.errors import BadConfig
 
 T = TypeVar("T")
+Key = tuple[str | int, ...]
+"""The way to a value: keys of mappings, numbers of list entries."""
+_ORIGIN_OF_OVERRIDES = "--set "
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def parse(text: str, source: str) -> yaml.Node:
-    """The node tree of a YAML text.
+    """The node tree of a YAML text; every node remembers its source and line.
 
     Raises:
-        BadConfig: it is not YAML, is empty, or names a key twice.
+        BadConfig: it is not YAML, or is empty.
     """
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = yaml.compose(_Named(text, source), Loader=_Loader)
     except yaml.YAMLError as error:
         raise BadConfig(f"{source}: not YAML: {error}") from error
     if node is None:
-        raise BadConfig(f"{source}: the file is empty")
+        raise BadConfig(f"{source}: it is empty")
     return typing.cast(yaml.Node, node)
 
 
-def override(node: yaml.Node, key: str, value: str, source: str) -> None:
+class _Named(io.StringIO):
+    """A text whose nodes are marked with the name of its source."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+def where(node: yaml.Node, key: Key) -> str:
+    """``file:line`` of a key of a node tree, or of its nearest parent that is there; ``--set KEY`` where that set it."""
+    at = node
+    for word in key:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == word), None)
+        else:
+            pair = (node.value[word], node.value[word]) if isinstance(node, yaml.SequenceNode) else None
+        if pair is None:
+            break
+        at, node = pair
+    return _place(at)
+
+
+def dotted(key: Key) -> str:
+    """A key as a person writes it: ``hosts.campus.steps[1]``."""
+    return "".join(f"[{word}]" if isinstance(word, int) else f".{word}" for word in key).removeprefix(".")
+
+
+def likely(word: str, choices: Iterable[str]) -> str:
+    """The question that names the choice that was probably meant; empty where none is near."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _place(node: yaml.Node) -> str:
+    mark = node.start_mark
+    return str(mark.name) if mark.name.startswith(_ORIGIN_OF_OVERRIDES) else f"{mark.name}:{mark.line + 1}"
+
+
+def override(node: yaml.Node, key: str, value: str) -> None:
     """Set one dotted key of a node tree to a YAML value, in place.
 
     Raises:
         BadConfig: the value is not YAML, or the key leads through something that is not a mapping.
     """
-    origin = f"--set {key}"
+    origin = f"{_ORIGIN_OF_OVERRIDES}{key}"
     words = key.split(".")
     for word in words[:-1]:
         node = _child(node, word, origin)
     if not isinstance(node, yaml.MappingNode):
-        raise BadConfig(f"{origin}: {words[-1]!r} lies in something that has no keys in {source}")
+        raise BadConfig(f"{origin}: {words[-1]!r} lies in something that has no keys")
     new = parse(value, origin)
     node.value = [(k, v) for k, v in node.value if k.value != words[-1]]
     node.value.append((yaml.ScalarNode("tag:yaml.org,2002:str", words[-1], new.start_mark, new.end_mark), new))
@@ -62,10 +104,11 @@ def _child(node: yaml.Node, word: str, origin: str) -> yaml.Node:
                     value = yaml.MappingNode(value.tag, list(value.value), value.start_mark, value.end_mark)
                     node.value[index] = (key, value)
                 return value
-    raise BadConfig(f"{origin}: there is no {word!r} in the configuration")
+    choices = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    raise BadConfig(f"{origin}: there is no {word!r} in the configuration{likely(word, choices)}")
 
 
-def bind(node: yaml.Node, target: type[T], source: str) -> T:
+def bind(node: yaml.Node, target: type[T]) -> T:
     """The node tree as an instance of the dataclass ``target``.
 
     Raises:
@@ -74,7 +117,7 @@ def bind(node: yaml.Node, target: type[T], source: str) -> T:
     findings: list[str] = []
 
     def complain(at: yaml.Node, message: str) -> None:
-        findings.append(f"{source}:{at.start_mark.line + 1}: {message}")
+        findings.append(f"{_place(at)}: {message}")
 
     value = _bind(node, target, "", complain)
     if findings:
@@ -110,8 +153,7 @@ def _bind_dataclass(node: yaml.Node, kind: type, path: str, complain: _Complain)
     values: dict[str, Any] = {}
     for key, (key_node, value) in _pairs(node, path, complain).items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            complain(key_node, f"unknown key {_join(path, key)!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+            complain(key_node, f"unknown key {_join(path, key)!r}{likely(key, fields)}")
             continue
         values[key] = _bind(value, hints[key], _join(path, key), complain)
     for name, field in fields.items():
@@ -136,12 +178,19 @@ def _bind_choice(node: yaml.Node, choices: tuple[Any, ...], path: str, complain:
 
 
 def _bind_scalar(node: yaml.Node, kind: type, path: str, complain: _Complain) -> Any:
-    value = yaml.constructor.SafeConstructor().construct_object(node) if isinstance(node, yaml.ScalarNode) else None
+    value = _scalar(node) if isinstance(node, yaml.ScalarNode) else None
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
         complain(node, f"{path} must be {_SCALARS[kind]}, not {_shown(node)}")
     return value
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    try:
+        return yaml.constructor.SafeConstructor().construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        return None
 
 
 def _shown(node: yaml.Node) -> str:
@@ -154,6 +203,9 @@ def _pairs(node: yaml.Node, path: str, complain: _Complain) -> dict[str, tuple[y
         return {}
     pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
     for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            complain(key, f"a key of {path or 'the file'} is a list or mapping; it must be a word")
+            continue
         if key.value in pairs:
             complain(key, f"{_join(path, key.value)} is given twice")
         pairs[str(key.value)] = (key, value)
