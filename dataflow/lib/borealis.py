@@ -1,0 +1,417 @@
+# mypy: disable-error-code="attr-defined,name-defined,no-untyped-call"
+# h5py has no types, and its package lists no exports.
+"""Reading the radar's HDF5 files, and what their rawacf records become in DMAP.
+
+Since Borealis v1 a file holds one group per averaging period, named by its time, and a group ``metadata`` whose datasets the
+records hold too, as hard links. Records are read one after the other in their order and only the fields that are asked for,
+through the low-level calls of h5py: a record has fifty fields, the conversion to DMAP needs half of them and never the
+largest, ``intf_acfs``. HDF5 keeps about 0.1 MB for every group that was opened, so the file is opened anew every few hundred
+records and memory does not grow with their number.
+
+Files from before v1 (``array`` and ``site`` structure) go through pyDARNio's own reader, which holds the whole file.
+
+What a DMAP record means is pyDARNio's: ``BorealisV1Convert.convert_rawacf_record``. Two things are settled here so that they
+depend on nothing but the file: ``combf`` carries the bare file name, and ``origin.time`` is written as in the C locale.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import h5py
+import numpy as np
+from h5py import h5d, h5g, h5l, h5s, h5t
+
+from dataflow.lib.errors import BadFile, TryLater
+from dataflow.lib.names import Name
+
+DmapRecord: TypeAlias = dict[str, Any]
+
+RECORDS_PER_OPENING = 100
+FIELD_BYTES_MAX = 1 << 28
+"""No field of a record comes near this; a damaged header may claim more than there is memory."""
+
+METADATA = "metadata"
+_READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, ArithmeticError)
+"""What h5py raises on a damaged file, depending on where the damage lies."""
+
+_SYSTEM_ERROR = re.compile(r"errno = ([1-9]\d*)")
+_PASSING = re.compile(r"memory allocation failed|no space available for allocation|flag values don't match", re.IGNORECASE)
+"""What HDF5 says when memory is short, or when this process has the file open in another way: it passes."""
+
+_MESSAGE_CHARACTERS = 300
+
+
+class Structure(StrEnum):
+    """How a file is laid out: by record since v1, before that ``array`` or ``site``."""
+
+    V1 = "v1"
+    ARRAY = "array"
+    SITE = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file says of itself. ``records`` counts averaging periods; ``first_time`` is that of the first sequence, UTC."""
+
+    structure: Structure
+    station: str
+    slice_id: int | None
+    first_time: datetime
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a field must look like: the allowed kinds of its NumPy type, its dimensions, and whether every record has it."""
+
+    kinds: str
+    dimensions: int = 0
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One averaging period: its name (the time, ``YYYYMMDD-HHMM-SS.ffffff``) and the fields asked for, metadata included."""
+
+    name: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DmapSource:
+    """The DMAP records of a file, a list per averaging period (one per beam), and how many lists there will be."""
+
+    total: int
+    lists: Iterator[list[DmapRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """The type of a dataset in the file and in memory; looking it up anew costs as much as reading the value."""
+
+    stored: h5t.TypeID
+    memory: h5t.TypeID
+    numpy: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """What is known while a file is open: the metadata among the fields, where they lie in the file, and the types so far."""
+
+    path: Path
+    file: h5py.File
+    fields: Mapping[str, Field]
+    metadata: dict[str, Any]
+    addresses: dict[str, int]
+    known: dict[str, _Type]
+
+
+_TEXT, _NUMBER = Field("SO"), Field("iuf")
+RAWACF_FIELDS: Mapping[str, Field] = {
+    "agc_status_word": Field("iub"),
+    "beam_azms": Field("iuf", 1),
+    "beam_nums": Field("iu", 1),
+    "borealis_git_hash": _TEXT,
+    "data_normalization_factor": _NUMBER,
+    "experiment_comment": _TEXT,
+    "experiment_id": Field("iu"),
+    "experiment_name": _TEXT,
+    "first_range": _NUMBER,
+    "first_range_rtt": _NUMBER,
+    "freq": _NUMBER,
+    "int_time": _NUMBER,
+    "lag_numbers": Field("iu", 1),
+    "lag_pulses": Field("iu", 2),
+    "lp_status_word": Field("iub"),
+    "main_acfs": Field("c", 3),
+    "num_sequences": Field("iu"),
+    "pulses": Field("iu", 1),
+    "range_sep": _NUMBER,
+    "rx_sample_rate": _NUMBER,
+    "scan_start_marker": Field("iub"),
+    "slice_comment": _TEXT,
+    "slice_id": Field("iu"),
+    "sqn_timestamps": Field("f", 1),
+    "station": _TEXT,
+    "tau_spacing": _NUMBER,
+    "tx_excitations": Field("c", 1),
+    "tx_pulse_len": _NUMBER,
+    "xcfs": Field("c", 3, optional=True),
+}
+"""What ``convert_rawacf_record`` reads. ``main_acfs`` and ``xcfs`` are (beams, ranges, lags), ``tx_excitations`` (antennas,)."""
+
+
+def contents(path: Path) -> Contents:
+    """Station, slice, time of the first sequence and number of records, from the first record alone.
+
+    Raises:
+        BadFile: not HDF5, truncated, not a Borealis file, no records, or its first record cannot be read.
+        TryLater: the system would not let it be read.
+    """
+    with _opened(path) as file:
+        structure = _structure(path, file)
+        if structure is Structure.V1:
+            return _contents_v1(path, file)
+        with _reading(path, f"{structure} structure"):
+            owner = file if structure is Structure.ARRAY else file[min(file)]
+            times = np.ravel(file["sqn_timestamps"][0] if structure is Structure.ARRAY else owner["sqn_timestamps"][()])
+            return Contents(
+                structure,
+                _text(owner.attrs["station"]),
+                int(np.ravel(owner.attrs["slice_id"])[0]) if "slice_id" in owner.attrs else None,
+                datetime.fromtimestamp(float(times[0]), UTC),
+                len(file["sqn_timestamps"]) if structure is Structure.ARRAY else len(file),
+            )
+
+
+def record_names(path: Path) -> list[str]:
+    """The names of the records of a v1 file, in their order.
+
+    Raises:
+        BadFile: as ``contents``; no records.
+        TryLater: the system would not let it be read.
+    """
+    with _opened(path) as file:
+        return _record_names(path, file)
+
+
+def stream(path: Path, fields: Mapping[str, Field]) -> Iterator[Record]:
+    """Read the records of a v1 file one by one, with the given fields of record and metadata, as NumPy scalars and arrays.
+
+    A field that the metadata have is theirs, as in pyDARNio. Where a record holds a dataset of its own instead of a link to
+    that one, its value must be the same: Borealis refuses to write another, and pyDARNio would not see it.
+
+    Raises:
+        BadFile: as ``contents``; or a record, named with its field, is damaged or contradicts the metadata.
+        TryLater: the system would not let it be read.
+    """
+    names = record_names(path)
+    for start in range(0, len(names), RECORDS_PER_OPENING):
+        with _opened(path) as file:
+            opening = _with_metadata(path, file, fields)
+            for name in names[start : start + RECORDS_PER_OPENING]:
+                yield Record(name, _values(opening, name))
+
+
+def dmap_source(path: Path, name: Name, found: Contents) -> DmapSource:
+    """The DMAP records of a rawacf file, mapped while they are drawn; ``found`` is what ``contents`` said.
+
+    Raises:
+        BadFile: here or while drawing: a record cannot be read or has no DMAP form.
+        TryLater: the system would not let it be read.
+    """
+    if found.structure is Structure.V1:
+        records = stream(path, RAWACF_FIELDS)
+        return DmapSource(found.records, (_mapped(path, record, name.text) for record in records))
+    converted = _mapped_before_v1(path, name, found.structure)
+    return DmapSource(len(converted), ([record] for record in converted))
+
+
+def _mapped(path: Path, record: Record, origin: str) -> list[DmapRecord]:
+    from pydarnio.borealis.v1_onwards import BorealisV1Convert
+
+    try:
+        mapped: list[DmapRecord] = BorealisV1Convert.convert_rawacf_record(record.values, {}, origin)
+    except (*_READ_ERRORS, AttributeError) as error:
+        raise BadFile("damaged record", f"{path}: record {record.name} has no DMAP form: {_described(error)}") from error
+    for dmap_record in mapped:
+        _settle_locale(dmap_record)
+    return mapped
+
+
+def _mapped_before_v1(path: Path, name: Name, structure: Structure) -> list[DmapRecord]:
+    """All records at once. pyDARNio cannot convert without writing, and appends where it writes: it writes to /dev/null."""
+    from pydarnio import BorealisConvert, borealis_exceptions
+
+    own_errors = tuple(kind for kind in vars(borealis_exceptions).values() if isinstance(kind, type))
+    failures: tuple[type[Exception], ...] = (*own_errors, *_READ_ERRORS, AttributeError)
+    slice_id = cast(int, name.slice_id)
+    try:
+        converted = BorealisConvert(str(path), "rawacf", os.devnull, slice_id, structure.value)
+    except failures as error:
+        raise _judged(error, path, f"{structure} structure") from error
+    records: list[DmapRecord] = converted.dmap_records
+    for record in records:
+        record["combf"] = record["combf"].replace(str(path), name.text, 1)
+        _settle_locale(record)
+    return records
+
+
+def _settle_locale(record: DmapRecord) -> None:
+    """pyDARNio writes ``origin.time`` with ``%c``, in the language of the process; ``ctime`` is the C locale's in any."""
+    year, month, day, hour, minute, second = (int(record[f"time.{part}"]) for part in ("yr", "mo", "dy", "hr", "mt", "sc"))
+    record["origin.time"] = datetime(year, month, day, hour, minute, second, tzinfo=UTC).ctime()
+
+
+def _contents_v1(path: Path, file: h5py.File) -> Contents:
+    names = _record_names(path, file)
+    known: dict[str, _Type] = {}
+    key = METADATA
+    try:
+        metadata, first = (h5g.open(file.id, group.encode()) for group in (METADATA, names[0]))
+        values = {}
+        for key in ("station", "slice_id", "sqn_timestamps"):
+            group = metadata if key.encode() in metadata else first
+            values[key] = _read(group, key, RAWACF_FIELDS[key], known)
+        first_time = datetime.fromtimestamp(float(values["sqn_timestamps"][0]), UTC)
+        return Contents(Structure.V1, _text(values["station"]), int(values["slice_id"]), first_time, len(names))
+    except _READ_ERRORS as error:
+        raise _judged(error, path, f"record {names[0]}, field {key}") from error
+
+
+def _structure(path: Path, file: h5py.File) -> Structure:
+    with _reading(path, "its list of records"):
+        keys = sorted(file)
+        if METADATA in file:
+            return Structure.V1
+        if "borealis_git_hash" in file.attrs:
+            return Structure.ARRAY
+        if keys and "borealis_git_hash" in file[keys[0]].attrs:
+            return Structure.SITE
+    if not keys:
+        raise BadFile("no records", f"{path} is an HDF5 file without a single record")
+    raise BadFile("not a Borealis file", f"{path} is HDF5, but neither of the structures that Borealis has written")
+
+
+def _record_names(path: Path, file: h5py.File) -> list[str]:
+    with _reading(path, "its list of records"):
+        names = sorted(file)
+    if METADATA not in names:
+        raise BadFile("not a Borealis file", f"{path} has no group {METADATA}: it is not a file of Borealis v1")
+    names.remove(METADATA)
+    if not names:
+        raise BadFile("no records", f"{path} has metadata but not a single record")
+    return names
+
+
+def _with_metadata(path: Path, file: h5py.File, fields: Mapping[str, Field]) -> _Opening:
+    key = "(none: the group itself)"
+    try:
+        group = h5g.open(file.id, METADATA.encode())
+        opening = _Opening(path, file, fields, {}, {}, {})
+        for key, field in fields.items():
+            if key.encode() in group:
+                opening.addresses[key] = group.links.get_info(key.encode()).u
+                opening.metadata[key] = _read(group, key, field, opening.known)
+    except _READ_ERRORS as error:
+        raise _judged(error, path, f"{METADATA}, field {key}") from error
+    return opening
+
+
+def _values(opening: _Opening, name: str) -> dict[str, Any]:
+    values = dict(opening.metadata)
+    key = "(none: the group itself)"
+    try:
+        group = h5g.open(opening.file.id, name.encode())
+        links = group.links
+        for key, field in opening.fields.items():
+            link = key.encode()
+            if key not in opening.metadata:
+                if not field.optional or links.exists(link):
+                    values[key] = _read(group, key, field, opening.known)
+            elif _address(links, link) not in (None, opening.addresses[key]):
+                own = _read(group, key, field, opening.known)
+                _refuse_contradiction(opening.path, name, key, own, opening.metadata[key])
+    except _READ_ERRORS as error:
+        raise _judged(error, opening.path, f"record {name}, field {key}") from error
+    return values
+
+
+def _address(links: h5l.LinkProxy, link: bytes) -> int | None:
+    """Where in the file the object of a hard link lies; asking whether there is a link first would double the cost."""
+    try:
+        return int(links.get_info(link).u)
+    except KeyError:
+        if links.exists(link):
+            raise
+        return None
+
+
+def _refuse_contradiction(path: Path, name: str, key: str, own: Any, shared: Any) -> None:
+    if not np.array_equal(own, shared):
+        raise BadFile(
+            "contradicting metadata",
+            f"{path}: record {name}, field {key}: the record says {own!r}, the metadata of the file say {shared!r}",
+        )
+
+
+def _read(group: h5g.GroupID, key: str, field: Field, known: dict[str, _Type]) -> Any:
+    """One dataset, as ``dataset[()]`` returns it. ``known`` remembers the types, for as long as the file is open."""
+    dataset = h5d.open(group, key.encode())
+    stored = dataset.get_type()
+    if key not in known or not known[key].stored.equal(stored):
+        known[key] = _type(dataset, stored, field)
+    shape = dataset.shape
+    _check_shape(shape, known[key].numpy, field)
+    array = np.empty(shape, known[key].numpy)
+    dataset.read(h5s.ALL, h5s.ALL, array, known[key].memory)
+    return array if shape else array[()]
+
+
+def _type(dataset: h5d.DatasetID, stored: h5t.TypeID, field: Field) -> _Type:
+    numpy_type = dataset.dtype
+    if numpy_type.kind not in field.kinds:
+        raise ValueError(f"its type is {numpy_type}, which is none of the kinds {field.kinds!r}")
+    return _Type(stored, h5t.py_create(numpy_type), numpy_type)
+
+
+def _check_shape(shape: tuple[int, ...] | None, numpy_type: np.dtype[Any], field: Field) -> None:
+    if shape is None or len(shape) != field.dimensions:
+        raise ValueError(f"its shape is {shape}, where {field.dimensions} dimensions are expected")
+    if numpy_type.itemsize * math.prod(shape) > FIELD_BYTES_MAX:
+        raise ValueError(f"its shape is {shape}, more than any record of a radar holds")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading without a lock: a lock would make the radar's own append fail.
+
+    No cache of chunks: every dataset is read once, and setting one up costs as much as reading a small dataset.
+    """
+    with _reading(path, "opening it"):
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0, rdcc_nslots=1)
+    with file:
+        yield file
+
+
+@contextmanager
+def _reading(path: Path, where: str) -> Iterator[None]:
+    """Turn what h5py raises into ``BadFile`` or ``TryLater`` with the place in the file."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        raise _judged(error, path, where) from error
+
+
+def _judged(error: Exception, path: Path, where: str) -> BadFile | TryLater:
+    """The file's fault or the system's: HDF5 passes on the number of a failed system call, if one failed."""
+    described = _described(error)
+    if _PASSING.search(str(error)):
+        return TryLater(f"{path} cannot be read now; it stays where it is: {where}: {described}")
+    number = getattr(error, "errno", None) or int((_SYSTEM_ERROR.search(str(error)) or [0, 0])[1])
+    if number:
+        return TryLater(f"{path} cannot be read now ({os.strerror(number)}); it stays where it is: {where}: {described}")
+    if "truncated file" in described or (path.stat().st_size == 0):
+        return BadFile("truncated", f"{path} is shorter than it was when written: {described}")
+    if "file signature not found" in described:
+        return BadFile("not HDF5", f"{path} is not an HDF5 file: {described}")
+    return BadFile("damaged record", f"{path}: {where}: {described}")
+
+
+def _described(error: Exception) -> str:
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    return f"{type(error).__name__}: {text[:_MESSAGE_CHARACTERS]}"
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
