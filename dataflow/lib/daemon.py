@@ -7,7 +7,6 @@ HDF5, the out-of-memory killer or a dead mount ends one step and not the chain.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ SEVEREST_FIRST = (Exit.CONFIG, Exit.BUG, Exit.UNREACHABLE, Exit.LEFT_OVER, Exit.
 def serve(ctx: Context, once: bool) -> Exit:
     """The loop. ``once``: run what is pending and end with the code of that run."""
     chain = Chain(ctx)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # what steps inherit, until they listen to it
     with Watch([flags_folder(ctx.here)], ctx.folder("data") if ctx.here.host.waits_on == "data" else None) as watch:
         sdnotify.notify("READY=1", "STATUS=looking")
         while not ctx.requests.stop:
@@ -51,7 +51,7 @@ class Chain:
     ctx: Context
     failures: int = 0
     stuck: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-    run_started: float = 0.0
+    runs: int = 0
     held: ExitStack = field(default_factory=ExitStack)
 
     def run(self, watch: Watch) -> Exit:
@@ -60,7 +60,7 @@ class Chain:
         holder = f"the daemon {ctx.here.host_name} of {ctx.here.radar} on {ctx.here.machine.name}"
         code = Exit.LEFT_OVER
         if not self.stuck:
-            self.held.enter_context(lock.held(ctx.here.state / "lock", holder, ctx.say, lambda: ctx.requests.stop))
+            self.held.enter_context(lock.held(ctx.here.state / "lock", holder, ctx.say, self._asked_to_stop))
         again = True
         while again and not ctx.requests.stop:
             flags = self._open_flags()
@@ -77,36 +77,58 @@ class Chain:
         times = self.ctx.flow.daemon
         if code in (Exit.BUG, Exit.UNREACHABLE):
             back_off_s = min(times.back_off_first_s * 2.0 ** min(self.failures - 1, 20), times.back_off_last_s)
-            return back_off_s * random.uniform(0.75, 1.25)
+            return min(back_off_s * self.ctx.randomness.uniform(0.75, 1.25), times.back_off_last_s)
         if self.ctx.here.host.waits_on == "data":
             next_s = finished.look(self.ctx.folder("data"), self.ctx.flow.files, self.ctx.clock()).next_s
             if next_s is not None:
                 return min(times.look_every_s, max(next_s, TICK_S))
         return times.look_every_s
 
+    def _asked_to_stop(self) -> bool:
+        """What is asked again and again while another process holds the lock; whoever waits is not hanging."""
+        sdnotify.notify("WATCHDOG=1")
+        return self.ctx.requests.stop
+
     def _let_go_of_lock(self) -> None:
         """Release the lock, unless a step that hangs in the kernel still holds its copy: then nobody could take it again."""
-        self.stuck = {step: process for step, process in self.stuck.items() if process.poll() is None}
+        for step in list(self.stuck):
+            self._still_hangs(step)
         if not self.stuck:
             self.held.close()
 
+    def _still_hangs(self, step: str) -> bool:
+        """True for a step that was left behind and has not ended since."""
+        if step not in self.stuck or self.stuck[step].poll() is None:
+            return step in self.stuck
+        del self.stuck[step]
+        alert.clear(self.ctx.here, f"{step}: stuck")
+        return False
+
     def _open_flags(self) -> list[Path]:
-        """Keep the manifest of each flag that came in; set aside what cannot be read."""
-        ctx, folder = self.ctx, flags_folder(self.ctx.here)
-        open_folder(ctx.here).mkdir(parents=True, exist_ok=True)
+        """Keep the manifest of each flag that came in; returns those that may be closed after the run."""
+        open_folder(self.ctx.here).mkdir(parents=True, exist_ok=True)
         taken = []
-        for path in place.scan(folder):
+        for path in place.scan(flags_folder(self.ctx.here)):
             try:
-                found = flag.decode(path.read_bytes())
-                manifest = open_folder(ctx.here) / found.file_name
-                if not manifest.exists():
-                    place.write_whole(manifest, found.encode())
-                taken.append(path)
-            except (BadFile, OSError) as error:
-                self._set_aside(path, error)
+                if self._keep_manifest(path):
+                    taken.append(path)
+            except OSError as error:
+                self.ctx.say(f"the flag {path.name} stays where it is and is taken with the next run: {error}")
         return taken
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
+    def _keep_manifest(self, path: Path) -> bool:
+        """Keep the manifest of one flag; False when it cannot be read and was set aside."""
+        try:
+            found = flag.decode(path.read_bytes())
+        except BadFile as error:
+            self._set_aside(path, error)
+            return False
+        manifest = open_folder(self.ctx.here) / found.file_name
+        if not manifest.exists():
+            place.write_whole(manifest, found.encode())
+        return True
+
+    def _set_aside(self, path: Path, error: BadFile) -> None:
         aside = path.parent / "unreadable" / path.name
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
@@ -119,7 +141,7 @@ class Chain:
 
     def _run_list(self, watch: Watch) -> Exit:
         watch.flag_came = False
-        self.run_started = time.monotonic()
+        self.runs += 1
         codes: list[Exit] = []
         below_flag = False
         for entry in self.ctx.here.host.steps:
@@ -134,14 +156,13 @@ class Chain:
 
     def _run_step(self, entry: str, interrupting: Watch | None, watch: Watch) -> Exit:
         step, *part = entry.split()
-        if step in self.stuck and self.stuck[step].poll() is None:
+        if self._still_hangs(step):
             self.ctx.say(f"{step} still hangs in the kernel (process {self.stuck[step].pid}); it is not started a second time")
             return Exit.LEFT_OVER
-        self.stuck.pop(step, None)
         sdnotify.notify(f"STATUS=running {entry}")
         here = self.ctx.here
         argv = [sys.executable, "-m", "dataflow", "run", step, "--host", here.host_name, "--radar", here.radar]
-        environment = {**self.ctx.config.environment(), CHAIN_RUN_VARIABLE: repr(self.run_started)}
+        environment = {**self.ctx.config.environment(), CHAIN_RUN_VARIABLE: f"{self.ctx.run}.{self.runs}"}
         process = command.start([*argv, *(("--part", part[0]) if part else ())], environment=environment)
         return self._attend(step, process, interrupting, watch)
 

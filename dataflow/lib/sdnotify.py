@@ -17,9 +17,3 @@ def notify(*assignments: str) -> None:
             connection.sendto("\n".join(assignments).encode(), target)
         except OSError:
             return
-
-
-def watchdog_s() -> float | None:
-    """The time within which systemd wants to hear from this process, or None."""
-    text = os.environ.get("WATCHDOG_USEC", "")
-    return int(text) / 1e6 if text.isdigit() and int(text) > 0 else None
