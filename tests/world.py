@@ -53,7 +53,7 @@ class World:
         """What ``open_context`` makes, with this world's clock and ears."""
         made = context.open_context(self.config, host, radar, step, part)
         run = f"{self.clock():%Y%m%dT%H%M%S.%fZ}-{os.getpid()}-{next(_RUNS)}"
-        log = SummaryLog(made.here, made.step, run, self.clock)
+        log = SummaryLog(made.here, config.step_name(made.step), run, self.clock)
         custody = Custody(made.here, run, self.clock, log)
         return replace(made, run=run, log=log, custody=custody, say=self.said.append, clock=self.clock, requests=Requests())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dataflow.lib.config import Config, Flow, Here
+from dataflow.lib.config import Config, Flow, Here, step_name
 from dataflow.lib.custody import Custody
 from dataflow.lib.summary import SummaryLog
 
@@ -30,10 +30,14 @@ class Requests:
     give_way: bool = False
 
     def listen(self) -> None:
-        """Let SIGTERM and SIGINT mean stop, SIGUSR1 give way; the handlers only set the flags."""
+        """Let SIGTERM and SIGINT mean stop, SIGUSR1 give way; the handlers only set the flags.
+
+        The daemon starts steps with SIGUSR1 blocked, so that one that comes before they listen waits instead of killing them.
+        """
         signal.signal(signal.SIGTERM, self._ask_stop)
         signal.signal(signal.SIGINT, self._ask_stop)
         signal.signal(signal.SIGUSR1, self._ask_way)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def _ask_stop(self, *_: object) -> None:
         self.stop = True
@@ -73,22 +77,28 @@ class Context:
 
 
 def open_context(
-    config: Config, host: str, radar: str, step: str, part: str = "", say: Callable[[str], None] = lambda text: None
+    config: Config,
+    host: str,
+    radar: str,
+    step: str,
+    part: str = "",
+    say: Callable[[str], None] = lambda text: None,
+    run: str | None = None,
 ) -> Context:
-    """A context on the machine that this process runs on, with the real clock.
+    """A context on the machine that this process runs on, with the real clock; ``run`` is that of the step that asks for it.
 
     Raises:
         BadConfig: no such host or radar.
     """
     here = config.here(host, radar)
-    run = f"{utc_now():%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
-    log = SummaryLog(here, step, run, utc_now)
+    run = run or f"{utc_now():%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
+    log = SummaryLog(here, step_name(step), run, utc_now)
     return Context(config, here, step, part, run, log, Custody(here, run, utc_now, log), say)
 
 
 def pause_file(here: Here, step: str | None) -> Path:
     """The file whose presence pauses a step, or all of them; its text is the reason."""
-    return here.state / "paused" / (step or PAUSE_ALL)
+    return here.state / "paused" / (step_name(step) if step else PAUSE_ALL)
 
 
 def pause_reason(here: Here, step: str) -> str | None:

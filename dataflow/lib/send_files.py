@@ -16,7 +16,11 @@ def main(host: str) -> int:
     """Deliver; the exit code is 75 when the other host is unreachable."""
     environment = os.environ
     ctx = context.open_context(
-        config.load(), environment["DATAFLOW_HOST"], environment["DATAFLOW_RADAR"], environment["DATAFLOW_STEP"]
+        config.load(),
+        environment["DATAFLOW_HOST"],
+        environment["DATAFLOW_RADAR"],
+        environment["DATAFLOW_STEP"],
+        run=environment["DATAFLOW_RUN"],
     )
     ctx.requests.listen()
     files = [Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name]
