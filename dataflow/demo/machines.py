@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflow.lib import check, command, config
+from dataflow.lib import check, command, config, ssh
 from dataflow.lib.config import Config
 from dataflow.lib.errors import BadConfig
 
@@ -68,7 +68,18 @@ def running(root: Path, radars: Sequence[str], overrides: Sequence[str] = (), so
                 for finding in check.look(final.here(host, radar), create_markers=True):
                     if not finding.is_good:
                         raise BadConfig(f"{host} of {radar}: {finding.subject}: {finding.message}. {finding.mend}")
-        yield Machines(root.absolute(), final)
+        try:
+            yield Machines(root.absolute(), final)
+        finally:
+            _disconnect(final, radars)
+
+
+def _disconnect(final: Config, radars: Sequence[str]) -> None:
+    """End the shared connections; they would outlive the sshds that accepted them."""
+    for radar in radars:
+        for name, host in final.flow.hosts.items():
+            if host.next is not None:
+                ssh.close(ssh.control_socket(final, final.here(name, radar), final.here(host.next, radar)))
 
 
 def _addresses(loaded: Config, radars: Sequence[str], ports: dict[str, int], secrets: Path) -> Iterator[str]:

@@ -17,7 +17,7 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ HELLO_TIMEOUT_S = 20.0
 LOGIN_LIMIT_S = 30.0
 UNREACHABLE_CODE = 255
 CHAIN_RUN_VARIABLE = "DATAFLOW_CHAIN_RUN"
-"""Set by the daemon: the monotonic time at which its present run of the list began."""
+"""Set by the daemon: which run of the list this step belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +52,22 @@ class Link:
         """The text that rsync's ``-e`` takes: it holds paths of this machine only, never a file's name."""
         return shlex.join(self.argv)
 
-    def receive(self, verb: str, stdin: bytes, timeout_s: float | None, should_stop: Callable[[], bool] | None = None) -> bytes:
+    def receive(self, verb: str, stdin: bytes, timeout_s: float) -> bytes:
         """Run ``dataflow receive VERB`` on the other machine; what it prints.
 
         Raises:
             HostDown: the connection failed, or the other side gave no answer in time or an error.
         """
-        words = [self.there.machine.command, "receive", verb, "--host", self.there.host_name, "--radar", self.there.radar]
-        finished = command.run(
-            [*self.argv, self.destination, shlex.join([*words, "--from", self.ctx.here.host_name])],
-            timeout_s=timeout_s,
-            stdin=stdin,
-            should_stop=should_stop or (lambda: False),
-        )
-        if finished.interrupted:
-            raise HostDown(f"the {verb} to {self.there.machine.name} was interrupted; it is repeated")
-        if finished.timed_out or finished.returncode == UNREACHABLE_CODE:
-            why = "it gave no answer in time" if finished.timed_out else finished.last_lines or "the connection broke"
-            raise HostDown(f"{self.there.machine.name} ({self.there.machine.address}): {why}")
-        if finished.returncode not in (0, 1):
-            raise HostDown(f"receive on {self.there.machine.name} ended with {finished.returncode}: {finished.last_lines}")
-        return finished.stdout
+        try:
+            return _ask(self, verb, stdin, timeout_s)
+        except HostDown:
+            self.mark_down()
+            raise
+
+    def mark_down(self) -> None:
+        """Let the later steps of this run of the list leave the machine alone: each would wait for its own time limit."""
+        if run := os.environ.get(CHAIN_RUN_VARIABLE):
+            _down_mark(self.ctx, self.there).write_text(run)
 
 
 def connect(ctx: Context, host: str) -> Link:
@@ -86,19 +81,16 @@ def connect(ctx: Context, host: str) -> Link:
     link = Link(ctx, there, (*_base(ctx, there, socket), "-o", "ControlMaster=no", "-o", "ProxyCommand=false"))
     proof = socket.with_suffix(".proved")
     _refuse_if_found_down(ctx, there)
-    with _attempt_lock(socket):
-        if socket.exists():
-            if _recent(proof) and _master_answers(link, socket):
-                return link
-            try:
+    try:
+        with _attempt_lock(socket):
+            if not _is_alive(link, socket, proof):
+                close(socket)
+                _spend(ctx, there)
+                _start_master(ctx, there, socket)
                 _prove(link, proof)
-            except HostDown:
-                close(link, socket)
-            else:
-                return link
-        _spend(ctx, there)
-        _start_master(ctx, there, socket)
-    _prove(link, proof)
+    except HostDown:
+        link.mark_down()
+        raise
     return link
 
 
@@ -117,9 +109,10 @@ def control_socket(config: Config, here: Here, there: Here) -> Path:
     return folder / hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def close(link: Link, socket: Path) -> None:
-    """End a master, also one whose peer is gone."""
-    command.run([*link.argv, "-O", "exit", link.destination], timeout_s=10)
+def close(socket: Path) -> None:
+    """End the master of a control socket, if there is one, also one whose peer is gone."""
+    if socket.exists():
+        command.run(["ssh", "-F", "/dev/null", "-S", socket, "-O", "exit", "peer"], timeout_s=10)
     socket.unlink(missing_ok=True)
     socket.with_suffix(".proved").unlink(missing_ok=True)
 
@@ -156,12 +149,38 @@ def _start_master(ctx: Context, there: Here, socket: Path) -> None:
         code = UNREACHABLE_CODE
     if code != 0 or not socket.exists():
         said = complaint.read_text(errors="replace").strip().replace("\n", " | ") if complaint.exists() else "no answer"
-        _down_mark(ctx, there).write_text(repr(time.monotonic()))
         raise HostDown(f"cannot connect to {there.machine.name} ({there.machine.address} port {there.machine.port}): {said}")
 
 
+def _is_alive(link: Link, socket: Path, proof: Path) -> bool:
+    """True when the shared connection exists and its peer answers, or did so a moment ago."""
+    if not socket.exists():
+        return False
+    if _recent(proof) and _master_answers(link):
+        return True
+    try:
+        _prove(link, proof)
+    except HostDown:
+        return False
+    return True
+
+
+def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> bytes:
+    machine = link.there.machine
+    words = [machine.command, "receive", verb, "--host", link.there.host_name, "--radar", link.there.radar]
+    finished = command.run(
+        [*link.argv, link.destination, shlex.join([*words, "--from", link.ctx.here.host_name])], timeout_s=timeout_s, stdin=stdin
+    )
+    if finished.timed_out or finished.returncode == UNREACHABLE_CODE:
+        why = "it gave no answer in time" if finished.timed_out else finished.last_lines or "the connection broke"
+        raise HostDown(f"{machine.name} ({machine.address}): {why}")
+    if finished.returncode not in (0, 1):
+        raise HostDown(f"receive on {machine.name} ended with {finished.returncode}: {finished.last_lines}")
+    return finished.stdout
+
+
 def _prove(link: Link, proof: Path) -> None:
-    answer = link.receive("hello", b"", HELLO_TIMEOUT_S)
+    answer = _ask(link, "hello", b"", HELLO_TIMEOUT_S)
     if not answer.startswith(b"{"):
         raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {answer[:80]!r}")
     proof.touch()
@@ -174,7 +193,7 @@ def _recent(proof: Path) -> bool:
         return False
 
 
-def _master_answers(link: Link, socket: Path) -> bool:
+def _master_answers(link: Link) -> bool:
     return command.run([*link.argv, "-O", "check", link.destination], timeout_s=5).returncode == 0
 
 
@@ -199,9 +218,8 @@ def _spend(ctx: Context, there: Here) -> None:
 
 def _refuse_if_found_down(ctx: Context, there: Here) -> None:
     """A host found unreachable earlier in this run of the list is not tried again by the list's later steps."""
-    run_started = os.environ.get(CHAIN_RUN_VARIABLE)
-    mark = _down_mark(ctx, there)
-    if run_started and mark.exists() and float(mark.read_text() or 0) >= float(run_started):
+    run, mark = os.environ.get(CHAIN_RUN_VARIABLE), _down_mark(ctx, there)
+    if run and mark.exists() and mark.read_text() == run:
         raise HostDown(f"{there.machine.name} ({there.machine.address}) was found unreachable earlier in this run")
 
 

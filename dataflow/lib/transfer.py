@@ -67,6 +67,7 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
     if finished.interrupted:
         raise TryLater("the transfer was interrupted and resumes with the next run")
     if finished.returncode in _CONNECTION_CODES:
+        link.mark_down()
         raise HostDown(f"the transfer to {link.there.machine.name} broke: {finished.last_lines}")
     return finished.last_lines
 
