@@ -93,15 +93,15 @@ def test_a_missing_key_is_told_where_it_should_be(write):
         ("      rawacf: rawacf_array", "      rawacfs: rawacf_array", "hosts.site-linux.routes.rawacfs", "is not a kind of file"),
         ("    passed: [rawacf_array, rawacf_dmap, quarantine]", "    passed: [rawacf_array, rawacf_damp, quarantine]",
          "hosts.site-linux.passed[1]", "did you mean 'rawacf_dmap'?"),
-        ("    backlog: [incoming, holding", "    backlog: [incoming, houlding", "hosts.campus.backlog[1]", "did you mean 'holding'?"),
+        ("    backlog: [incoming, holding", "    backlog: [incoming, houlding", "hosts.campus.backlog[1]", "mean 'holding'?"),
         ("      work: local/work", "      work: locale/work", "hosts.site-linux.folders.work", "did you mean 'local'?"),
         ("      work: local/work", "      work: local/../work", "hosts.site-linux.folders.work", "must not contain '..'"),
         ("      holding: sddata/{radar}_holding_dir", "      holding: sddata/{rader}_holding_dir", "hosts.campus.folders.holding",
          "there is no {rader}: did you mean 'radar'?"),
         ("      sddata: {path: /sddata}", "      sddata: {path: sddata}", "hosts.campus.roots.sddata.path", "must be absolute"),
         ('    file_mode: "0664"', '    file_mode: "0898"', "hosts.campus.file_mode", "must be an octal mode"),
-        ("    vt: {folder: staging/vt}", "    vt: {folder: stageing/vt}", "distribute.targets.vt.folder", "did you mean 'staging'?"),
-        ("    vt: {folder: staging/vt}", "    archive: {folder: staging/vt}", "distribute.targets.archive", "queues of their own"),
+        ("    vt: {folder: staging/vt}", "    vt: {folder: stageing/vt}", "distribute.targets.vt.folder", "mean 'staging'?"),
+        ("    vt: {folder: staging/vt}", "    archive: {folder: staging/vt}", "distribute.targets.archive", "queues of"),
         ("    vt: {folder: staging/vt}", "    ../vt: {folder: staging/vt}", "distribute.targets.../vt", "names no target"),
         ("  sas:\n", "  SAS:\n", "radars.SAS", "three lower-case letters"),
         ("name: sas-borealis, address: borealis.sas.example", 'name: sas-borealis, address: "-oProxyCommand=reboot"',
@@ -170,9 +170,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
 
 
 def test_set_overrides_one_key():
-    loaded = config.load(
-        world.SHIPPED, overrides=["files.settle_s=5", "hosts.campus.steps=[convert_on_campus]", "ssh.config_file=/x"]
-    )
+    settings = ["files.settle_s=5", "hosts.campus.steps=[convert_on_campus]", "ssh.config_file=/x"]
+    loaded = config.load(world.SHIPPED, overrides=settings)
     assert loaded.flow.files.settle_s == 5.0
     assert loaded.flow.hosts["campus"].steps == ("convert_on_campus",)
     assert loaded.flow.ssh.config_file == "/x"

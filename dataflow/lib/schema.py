@@ -38,7 +38,7 @@ def parse(text: str, source: str) -> yaml.Node:
         raise BadConfig(f"{source}: not YAML: {error}") from error
     if node is None:
         raise BadConfig(f"{source}: it is empty")
-    return typing.cast(yaml.Node, node)
+    return node
 
 
 class _Named(io.StringIO):
@@ -103,7 +103,7 @@ def _child(node: yaml.Node, word: str, origin: str) -> yaml.Node:
                 if isinstance(value, yaml.MappingNode):  # an alias must not change its other users
                     value = yaml.MappingNode(value.tag, list(value.value), value.start_mark, value.end_mark)
                     node.value[index] = (key, value)
-                return value
+                return typing.cast(yaml.Node, value)
     choices = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     raise BadConfig(f"{origin}: there is no {word!r} in the configuration{likely(word, choices)}")
 
