@@ -1,0 +1,128 @@
+"""Worker processes that do jobs side by side, for work on many records or pictures of one file.
+
+A job is a function of a module and its arguments. Workers are this module started as a program; jobs and results travel as
+pickles through their standard input and output, which nobody else can write to. What a job finds wrong with the file or the
+machine comes back as ``BadFile`` or ``TryLater``. A crash of a library takes a worker along and not the step.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeAlias
+
+from dataflow.lib import command
+from dataflow.lib.errors import BadFile, TryLater
+
+Job: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+_Process: TypeAlias = subprocess.Popen[bytes]
+
+_PACKAGES = Path(__file__).parents[2]
+
+
+@contextmanager
+def crew(size: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Any]]]:
+    """Start ``size`` workers; the function that is yielded has them do jobs and gives the results in the order of the jobs.
+
+    The first job that fails ends the iteration with its error; the workers end with the block.
+
+    Raises:
+        BadFile: a job raised it, or a worker crashed on it.
+        TryLater: a job raised it or ran out of memory, or a worker was killed or cannot be started.
+    """
+    workers: list[_Process] = []
+    idle: SimpleQueue[_Process] = SimpleQueue()
+
+    def ask(job: Job) -> Any:
+        worker = idle.get()
+        try:
+            return _exchange(worker, job)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(size) as threads:
+        try:
+            for _ in range(size):
+                workers.append(_start())
+                idle.put(workers[-1])
+            yield lambda jobs: threads.map(ask, jobs)
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
+
+
+def _start() -> _Process:
+    """A worker, with one thread for linear algebra: more would only take memory."""
+    search = os.pathsep.join(filter(None, (str(_PACKAGES), os.environ.get("PYTHONPATH"))))
+    return command.start(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        environment={"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1"},
+    )
+
+
+def _exchange(worker: _Process, job: Job) -> Any:
+    assert worker.stdin is not None and worker.stdout is not None
+    try:
+        pickle.dump(job, worker.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+        worker.stdin.flush()
+        kind, result = pickle.load(worker.stdout)
+    except (BrokenPipeError, EOFError, pickle.UnpicklingError):
+        raise _ended(worker.wait(), job) from None
+    if kind is None:
+        return result
+    raise TryLater(result) if kind == "" else BadFile(kind, result)
+
+
+def _ended(returncode: int, job: Job) -> Exception:
+    """What it means that a worker ended while it had a job."""
+    what = f"{job[0].__name__} of {next((str(each) for each in job[1] if isinstance(each, Path)), 'a job')}"
+    if returncode == -signal.SIGKILL:
+        return TryLater(f"a worker was killed during {what}, probably because memory is short; the file stays and is tried again")
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        return BadFile(
+            "crashes the reader", f"a worker died of {name} during {what}: the file is damaged in a way HDF5 cannot bear"
+        )
+    return RuntimeError(f"a worker ended with exit code {returncode} during {what}; its traceback is above")
+
+
+def _work() -> None:
+    """Do jobs until standard input ends. Signals to stop go to the step, which decides what is finished first."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    while True:
+        try:
+            function, arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        pickle.dump(_attempt(function, arguments), replies, protocol=pickle.HIGHEST_PROTOCOL)
+        replies.flush()
+
+
+def _attempt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str | None, Any]:
+    """``(None, result)``, or the kind of a ``BadFile`` (empty for ``TryLater``) and the message."""
+    try:
+        return None, function(*arguments)
+    except BadFile as error:
+        return error.kind, str(error)
+    except TryLater as error:
+        return "", str(error)
+    except MemoryError:
+        return "", "out of memory; nothing was changed, and the file is tried again later"
+
+
+if __name__ == "__main__":
+    _work()
