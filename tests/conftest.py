@@ -29,3 +29,22 @@ def pytest_sessionfinish(session):
 def _reason(report):
     """What was given to ``skip``; pytest keeps it as (file, line, ``Skipped: reason``)."""
     return str(report.longrepr[2]).removeprefix("Skipped: ")
+
+
+@pytest.fixture(scope="session")
+def room():
+    """An sshd for each machine, and a server that starts commands quickly; see `loopback`."""
+    import loopback
+
+    with loopback.room() as shared:
+        yield shared
+
+
+@pytest.fixture
+def machines(room, tmp_path):
+    """The machines of sas and inv below a folder of this test, with the shipped configuration."""
+    import loopback
+
+    made = loopback.Machines(room, tmp_path / "machines")
+    yield made
+    made.close()

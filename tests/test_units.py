@@ -1,0 +1,165 @@
+"""The systemd units and the .daemon files: well-formed, in step with config.yaml, and what systemd would see of a daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dataflow.lib import config, watch
+
+REPOSITORY = Path(__file__).parents[1]
+FLOW = config.load(REPOSITORY / "config.yaml").flow
+HOSTS = tuple(FLOW.hosts)
+INSTALLED = "/opt/dataflow/share/dataflow"
+
+
+@pytest.fixture
+def units(tmp_path):
+    """The folder that `make units` fills for a machine that plays every host, with ExecStart pointing into this tree."""
+    for host in HOSTS:
+        subprocess.run(["make", "-s", "units", f"HOST={host}", "RADAR=sas", f"DESTDIR={tmp_path}"], cwd=REPOSITORY, check=True)
+    folder = tmp_path / "etc/systemd/system"
+    for path in folder.glob("*.service"):
+        path.write_text(path.read_text().replace(INSTALLED, str(REPOSITORY)))
+    return folder
+
+
+def settings(host: str) -> dict[str, str]:
+    """What the unit of a host says, with what every dataflow unit says."""
+    texts = [
+        (REPOSITORY / f"services/dataflow-{host}@.service").read_text(),
+        (REPOSITORY / "services/dataflow-.service.d/confinement.conf").read_text(),
+    ]
+    return dict(re.findall(r"^([A-Z]\w+)=(.*)$", "\n".join(texts), re.MULTILINE))
+
+
+def verify(folder: Path) -> subprocess.CompletedProcess[str]:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True, check=False)
+
+
+def test_every_host_has_a_unit_and_a_daemon():
+    assert {path.name for path in REPOSITORY.glob("services/*.service")} == {f"dataflow-{host}@.service" for host in HOSTS}
+    assert {path.name for path in REPOSITORY.glob("daemons/*")} == {f"{host}.daemon" for host in HOSTS}
+
+
+def test_make_units_installs_what_one_host_needs(tmp_path):
+    subprocess.run(["make", "-s", "units", "HOST=campus", "RADAR=sas", f"DESTDIR={tmp_path}"], cwd=REPOSITORY, check=True)
+    installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    names = ("dataflow-campus@.service", "dataflow.slice", "dataflow-.service.d/confinement.conf")
+    assert installed == {f"etc/systemd/system/{name}" for name in names}
+
+
+def test_systemd_finds_nothing_wrong(units):
+    answer = verify(units)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["dataflow-borealis@.service", "dataflow-.service.d/confinement.conf"])
+def test_systemd_would_find_a_wrong_key(units, name):
+    path = units / name
+    path.write_text(path.read_text().replace("[Service]", "[Service]\nNonsense=yes"))
+    assert f"{path}:" in verify(units).stderr
+    assert "Nonsense" in verify(units).stderr
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_confinement_holds_what_systemd_calls_ok(units, host):
+    argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=30", units / f"dataflow-{host}@.service"]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in sorted((REPOSITORY / "services").rglob("*")) if path.is_file()], ids=lambda path: path.name
+)
+def test_every_line_has_its_reason_above_it(path):
+    lines = path.read_text().splitlines()
+    for above, line in pairwise(lines):
+        if line and not line.startswith(("#", "[")):
+            assert above and not above.startswith("["), f"{line} has no reason"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_unit_comes_back_whatever_happens_but_not_with_a_wrong_configuration(host):
+    unit = settings(host)
+    assert (unit["Restart"], unit["StartLimitIntervalSec"], unit["RestartPreventExitStatus"]) == ("always", "0", "2")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_unit_agrees_with_the_configuration(host):
+    unit = settings(host)
+    assert unit["User"] == FLOW.hosts[host].user
+    assert f"/var/lib/{unit['StateDirectory']}" == FLOW.hosts[host].state
+    assert f"/var/log/{unit['LogsDirectory']}" == FLOW.hosts[host].logs
+    assert int(unit["TimeoutStopSec"]) > FLOW.daemon.stop_timeout_s
+    assert int(unit["WatchdogSec"].removesuffix("min")) * 60 > 4 * watch.WAKE_S
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nothing_is_set_that_would_stop_the_chain(host):
+    forbidden = {"RequiresMountsFor", "ExecStartPre", "PrivateTmp", "RestrictSUIDSGID", "ProtectHome", "ReadWritePaths"}
+    assert not forbidden & set(settings(host))
+    assert settings(host)["OOMPolicy"] == "continue"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_header_of_a_daemon_tells_what_the_configuration_says(host):
+    text = (REPOSITORY / f"daemons/{host}.daemon").read_text()
+    header = dict(re.findall(r"^# ([A-Z][a-z ]+):\s+(.*)$", text, re.MULTILINE))
+    told = FLOW.hosts[host]
+    assert header["Waits on"].split(":")[0] == told.waits_on
+    assert header["Steps"].split(", ") == list(told.steps)
+    assert header["Next flag"].split(",")[0] == (told.next or "none")
+
+
+def environment_of_a_unit(root: Path) -> dict[str, str]:
+    programs = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    return {"PATH": programs, "DATAFLOW_CONFIG": str(REPOSITORY / "config.yaml"), "DATAFLOW_ROOT": str(root), "LC_ALL": "C"}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(("radar", "complaint"), [((), "which radar?"), (("xyz",), "unknown radar 'xyz'")])
+def test_a_daemon_without_a_known_radar_ends_with_2(tmp_path, host, radar, complaint):
+    argv = [REPOSITORY / f"daemons/{host}.daemon", *radar]
+    answer = subprocess.run(argv, env=environment_of_a_unit(tmp_path), capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert complaint in answer.stderr
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_systemd_hears_from_the_main_process_that_it_is_ready_and_that_it_stops(tmp_path, host):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        manager.settimeout(60)
+        environment = {**environment_of_a_unit(tmp_path), "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        argv = [REPOSITORY / f"daemons/{host}.daemon", "sas"]
+        daemon = subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            assert message(manager, daemon.pid).startswith("READY=1")
+            while "STATUS=last run" not in message(manager, daemon.pid):
+                pass
+            daemon.send_signal(signal.SIGTERM)
+            while "STOPPING=1" not in message(manager, daemon.pid):
+                pass
+            assert daemon.wait(60) == 0
+        finally:
+            if daemon.poll() is None:
+                os.killpg(daemon.pid, signal.SIGKILL)
+
+
+def message(manager: socket.socket, main_process: int) -> str:
+    """The next message to systemd, which listens to nobody but the main process."""
+    text, ancillary, _, _ = manager.recvmsg(4096, socket.CMSG_SPACE(struct.calcsize("3i")))
+    assert struct.unpack("3i", ancillary[0][2])[0] == main_process
+    return text.decode()
