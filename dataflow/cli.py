@@ -326,7 +326,8 @@ def _summary_text(found: dict[str, Any]) -> str:
 def _hop_text(hop: dict[str, Any]) -> str:
     digest = (hop["sha256"] or "-")[:16]
     return (
-        f"{hop['time']}  {hop['machine']:14} {hop['step']:24} {hop['action'] or '':10} {digest:16}  {hop['file']}  {hop['place']}"
+        f"{hop['time'][:19]}Z  {hop['host']:10}  {hop['machine']:13}  {hop['step']:24}  {hop['action']:11}  {digest:16}  "
+        f"{hop['file']}  {hop['place']}"
     )
 
 

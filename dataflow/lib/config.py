@@ -187,7 +187,10 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """One host of one radar: its machine, and its folders as paths on that machine."""
+    """One host of one radar: its machine, and its folders as paths on that machine.
+
+    ``upstream``: the hosts that the radar's files pass before they come here, the first one first.
+    """
 
     host_name: str
     radar: str
@@ -199,6 +202,7 @@ class Here:
     logs: Path
     relayed_logs: Path
     machine_state: Path
+    upstream: tuple[str, ...]
 
     def folder(self, key: str, time: datetime | None = None, camera: str = "") -> Path:
         """The path of a folder; ``time`` (UTC) fills {YYYY} and {MM}, ``camera`` fills {camera}."""
@@ -258,7 +262,13 @@ class Config:
             logs=base / host.logs.lstrip("/"),
             relayed_logs=base / host.relayed_logs.lstrip("/"),
             machine_state=state,
+            upstream=self._upstream(host_name, radar),
         )
+
+    def _upstream(self, host_name: str, radar: str) -> tuple[str, ...]:
+        machines = self.flow.radars[radar].machines
+        before = [name for name, host in self.flow.hosts.items() if host.next == host_name and name in machines]
+        return (*self._upstream(before[0], radar), before[0]) if before else ()
 
     def _root_path(self, name: str, root: Root, radar: str, base: Path) -> Path:
         if self.root and root.mounted:
@@ -350,6 +360,15 @@ def _findings(flow: Flow) -> Iterator[_Finding]:
     yield from _number_findings(flow)
 
 
+def _never_ends(flow: Flow, host: Host) -> bool:
+    follower = host
+    for _ in flow.hosts:
+        if follower.next not in flow.hosts:
+            return False
+        follower = flow.hosts[follower.next]
+    return True
+
+
 def _number_findings(flow: Flow) -> Iterator[_Finding]:
     for section in ("files", "daemon", "ssh", "transfer", "campus"):
         may_be_zero = section == "files"
@@ -371,6 +390,8 @@ def _host_findings(flow: Flow, key: schema.Key, host: Host) -> Iterator[_Finding
         yield key, "a host is a word of lower-case letters, digits, '-' and '_': flags carry it in their names"
     if host.next is not None and host.next not in flow.hosts:
         yield (*key, "next"), f"there is no host {host.next!r}{schema.likely(host.next, flow.hosts)}"
+    elif _never_ends(flow, host):
+        yield (*key, "next"), f"from {host.next} it never comes to a last host: the chain must end"
     if host.waits_on == "data" and "data" not in host.folders:
         yield (*key, "waits_on"), "it waits on data but has no folder `data`"
     yield from _root_findings(key, host.roots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def _last_runs(records: list[Record]) -> Report:
 def trace(here: Here, name: str, now: datetime, is_whole: bool) -> tuple[list[Report], list[str]]:
     """The custody of one file, oldest first, with that of what was made from it, and what is wrong with it.
 
-    Each hop is ``{time, host, machine, step, action, place, file, sha256, parent, outcome}``. ``is_whole``: this host has
+    Each hop is ``{time, host, machine, step, action, place, file, sha256, parent, outcome, reason}``. ``is_whole``: this host has
     the logs of every host, so a missing hop is an error.
     """
     parsed = names.parse(name)
@@ -90,28 +91,56 @@ def trace(here: Here, name: str, now: datetime, is_whole: bool) -> tuple[list[Re
     records.sort(key=lambda record: str(record["time"]))
     hashes = {r["sha256"] for r in records if r.get("file") == name and r.get("sha256")}
     descendants = {r["file"] for r in records if r.get("parent") in hashes} if hashes else set()
-    hops = [_hop(record) for record in records if record.get("file") in {name, *descendants}]
-    return hops, _faults(hops, name, is_whole, here)
+    hops = _hops([record for record in records if record.get("file") in {name, *descendants}])
+    return hops, list(_faults(hops, name, is_whole, here))
+
+
+def _hops(records: list[Record]) -> list[Report]:
+    """Each place that a file came to, once: what the file's own record says again, and a wait that is over, are left out."""
+    told = {_visit(record) for record in records if record["event"] == "action"}
+    settled = {(r["host"], r["step"], r["file"]): r["time"] for r in records if r.get("outcome") in ("done", "quarantined")}
+    waits = {(r["host"], r["step"], r["file"]): r["time"] for r in records if r.get("outcome") == "kept"}
+    hops = []
+    for record in records:
+        key = record["host"], record["step"], record["file"]
+        is_past_wait = record.get("outcome") == "kept" and (key in settled or record["time"] != waits[key])
+        if not is_past_wait and not (record["event"] == "file" and _visit(record) in told):
+            hops.append(_hop(record))
+    return hops
+
+
+def _visit(record: Record) -> tuple[object, ...]:
+    return tuple(record.get(key) for key in ("run", "step", "file", "destination"))
 
 
 def _hop(record: Record) -> Report:
     keys = ("time", "host", "machine", "step", "action", "file", "sha256", "parent", "outcome", "reason")
-    return {**{key: record.get(key) for key in keys}, "place": record.get("destination") or record.get("source")}
+    place = record.get("destination") or record.get("source")
+    return {"outcome": "done", **{key: record.get(key) for key in keys if key != "outcome" or key in record}, "place": place}
 
 
-def _faults(hops: list[Report], name: str, is_whole: bool, here: Here) -> list[str]:
+def _faults(hops: list[Report], name: str, is_whole: bool, here: Here) -> Iterator[str]:
     if not hops:
-        return [f"no record names {name} on {here.machine.name}"]
-    faults = []
-    hashes = {hop["sha256"] for hop in hops if hop["file"] == name and hop["sha256"] and hop["outcome"] in ("done", None)}
-    if len(hashes) > 1:
-        faults.append(f"hashes disagree: {', '.join(sorted(hashes))}")
-    if (
-        is_whole
-        and not any(hop["host"] != here.host_name for hop in hops)
-        and not any(hop["action"] == "adopted" for hop in hops)
-    ):
-        faults.append("no record of an earlier host: was it handed in on campus, or are the logs still on their way?")
-    if hops[-1]["outcome"] in ("kept", "quarantined"):
-        faults.append(f"its last record says {hops[-1]['outcome']}: {hops[-1]['reason']}")
-    return faults
+        yield f"no record names {name} on {here.machine.name}"
+    for file in dict.fromkeys(hop["file"] for hop in hops):
+        of_file = [hop for hop in hops if hop["file"] == file]
+        hashes = {hop["sha256"] for hop in of_file if hop["sha256"] and hop["outcome"] == "done"}
+        if len(hashes) > 1:
+            yield f"the hashes of {file} disagree: {', '.join(sorted(hashes))}"
+        if of_file[-1]["outcome"] != "done":
+            yield f"the last record of {file} says {of_file[-1]['outcome']}: {of_file[-1]['reason']}"
+        for host in _silent_hosts(of_file, here) if is_whole else ():
+            yield f"no record of {host} names {file}: was it handed in behind it, or are the logs of {host} still on their way?"
+
+
+def _silent_hosts(hops: list[Report], here: Here) -> list[str]:
+    """The hosts that must have had a file, from where its custody begins to where it was last, and that tell nothing of it.
+
+    Custody begins at the first host of the chain, or where the file was adopted or made from another.
+    """
+    chain = [*here.upstream, here.host_name]
+    told = [host for host in chain if any(hop["host"] == host and hop["outcome"] == "done" for hop in hops)]
+    begins = {hop["host"] for hop in hops if hop["action"] == "adopted" or hop["parent"]}
+    first = next((host for host in chain if host in begins), chain[0])
+    last = told[-1] if told else first
+    return [host for host in chain[chain.index(first) : chain.index(last)] if host not in told]

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from dataflow.lib import copy, finished, names, place, transfer
 from dataflow.lib.context import Context
@@ -62,9 +63,8 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
     )
     entry = _entry(ctx, name, delivered, copied)
     return done(
-        path, "copied", bytes=copied.source_bytes, sha256=entry.sha256, parent=entry.parent, destination=finals[0],
-        actions=tuple({"action": "copied", "destination": str(final), "sha256": entry.sha256} for final in finals),
-        deliver=(entry,), release=(path,),
+        path, "copied", bytes=copied.source_bytes, sha256=copied.source_sha256, destination=finals[0],
+        actions=tuple(_action(entry, final) for final in finals), deliver=(entry,), release=(path,),
     )  # fmt: skip
 
 
@@ -80,9 +80,12 @@ def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         return
     entries = {sent: sending.entry for sent, sending in sendings.items()}
     for outcome in transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries):
-        original = sendings[outcome.file].original
-        release = (original, outcome.file) if outcome.release else ()
-        yield replace(outcome, file=original, release=tuple(dict.fromkeys(release)))
+        sending = sendings[outcome.file]
+        if sending.sent != sending.original:
+            actions = (_action(sending.entry, outcome.destination),) if outcome.release else ()
+            outcome = replace(outcome, sha256=sending.entry.parent, parent=None, actions=actions)
+        release = (sending.original, sending.sent) if outcome.release else ()
+        yield replace(outcome, file=sending.original, release=tuple(dict.fromkeys(release)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,12 @@ def _entry(ctx: Context, name: Name, delivered: Name, copied: copy.Copied) -> En
         delivered.text, copied.size_bytes, copied.sha256, parent=copied.source_sha256, by=f"rsync_to_nas {ctx.here.machine.name}",
         content_sha256=copied.source_sha256,
     )  # fmt: skip
+
+
+def _action(entry: Entry, destination: Path | str | None) -> dict[str, Any]:
+    """The record of one copy: of the file under its own name, or of the compressed one that was made of it."""
+    made = {"action": "compressed", "file": entry.name, "parent": entry.parent} if entry.parent else {"action": "copied"}
+    return {**made, "destination": str(destination), "sha256": entry.sha256}
 
 
 def _parsed(path: Path) -> Name:
