@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dataflow.lib import place
 from dataflow.lib.errors import BadFile
-from dataflow.lib.summary import timestamp
+from dataflow.lib.summary import moment, timestamp
 
 VERSION = 1
 _FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z\.[a-z]{3}\.[a-z][a-z0-9_-]{0,40}\.flag", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_OPTIONAL: dict[str, type[Any]] = {"parent": str, "by": str, "content_sha256": str, "records": int, "cpids": list}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +78,17 @@ def decode(content: bytes) -> Flag:
     Raises:
         BadFile: it is not a flag of a version that this dataflow reads; nothing in it was used.
     """
+    document, files = _read(content, "flag")
     try:
-        document = json.loads(content)
-        version = document["v"]
-        if not isinstance(version, int) or version > VERSION:
-            raise BadFile("newer flag", f"the flag is of version {version!r}; this dataflow reads up to {VERSION}: upgrade it")
         found = Flag(
-            id=_text(document["id"]),
-            radar=_text(document["radar"]),
-            sender=_text(document["from"]),
-            sent=_text(document["sent"]),
-            run=_text(document["run"]),
-            files=tuple(_entry(item) for item in document["files"]),
+            id=_typed(document["id"], str),
+            radar=_typed(document["radar"], str),
+            sender=_typed(document["from"], str),
+            sent=timestamp(moment(document["sent"])),
+            run=_typed(document["run"], str),
+            files=files,
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BadFile("unreadable flag", f"the flag cannot be read: {type(error).__name__}: {error}") from error
     if not is_flag_name(found.file_name):
         raise BadFile("unreadable flag", f"the flag's id, radar or sender is malformed: {found.file_name[:80]!r}")
@@ -102,15 +101,7 @@ def entries(content: bytes) -> tuple[Entry, ...]:
     Raises:
         BadFile: it cannot be read.
     """
-    try:
-        document = json.loads(content)
-        if document["v"] > VERSION:
-            raise BadFile(
-                "newer manifest", f"the manifest is of version {document['v']}; this dataflow reads up to {VERSION}: upgrade it"
-            )
-        return tuple(_entry(item) for item in document["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadFile("unreadable manifest", f"the manifest cannot be read: {type(error).__name__}: {error}") from error
+    return _read(content, "manifest")[1]
 
 
 def write(folder: Path, radar: str, sender: str, run: str, entries: Iterable[Entry], clock: Callable[[], datetime]) -> Flag:
@@ -138,18 +129,32 @@ def read_folder(folder: Path) -> list[tuple[Path, Flag]]:
     return found
 
 
+def _read(content: bytes, what: str) -> tuple[dict[str, Any], tuple[Entry, ...]]:
+    """The JSON of a flag or manifest that this dataflow can read, and its entries."""
+    try:
+        document = _typed(json.loads(content), dict)
+        version = _typed(document["v"], int)
+        if version > VERSION:
+            raise BadFile(f"newer {what}", f"the {what} is of version {version}; this dataflow reads up to {VERSION}: upgrade it")
+        return document, tuple(_entry(_typed(item, dict)) for item in _typed(document["files"], list))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadFile(f"unreadable {what}", f"the {what} cannot be read: {type(error).__name__}: {error}") from error
+
+
 def _entry(item: dict[str, Any]) -> Entry:
-    known = {f.name for f in fields(Entry)}
-    values = {key: value for key, value in item.items() if key in known}
-    entry = Entry(**values) if "cpids" not in values else Entry(**{**values, "cpids": tuple(values["cpids"])})
-    if not isinstance(entry.name, str) or "/" in entry.name or "\0" in entry.name or entry.name in ("", ".", ".."):
-        raise ValueError(f"not a file name: {entry.name!r}")
-    if not isinstance(entry.size, int) or entry.size < 0 or not _SHA256.fullmatch(_text(entry.sha256)):
-        raise ValueError(f"no size and SHA-256 for {entry.name!r}")
-    return entry
+    """An entry; what is optional may be missing, null or of the right type."""
+    optional = {key: _typed(item[key], kind) for key, kind in _OPTIONAL.items() if item.get(key) is not None}
+    if "cpids" in optional:
+        optional["cpids"] = tuple(_typed(cpid, int) for cpid in optional["cpids"])
+    name, size, sha256 = _typed(item["name"], str), _typed(item["size"], int), _typed(item["sha256"], str)
+    if "/" in name or "\0" in name or name in ("", ".", ".."):
+        raise ValueError(f"not a file name: {name!r}")
+    if size < 0 or not _SHA256.fullmatch(sha256):
+        raise ValueError(f"no size and SHA-256 for {name!r}")
+    return Entry(name, size, sha256, **optional)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, found {value!r}")
+def _typed(value: Any, kind: type[T]) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"expected {kind.__name__}, found {str(value)[:80]!r}")
     return value
