@@ -1,0 +1,97 @@
+"""The table at the end of the demo: every file, and where it was and is at each hop, as the summary logs tell it."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataflow.lib import names
+from dataflow.lib.names import PICTURES, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file at one hop; ``time`` is HH:MM:SS (UTC), ``folder`` below the demo's own. ``is_there``: the file lies there now."""
+
+    time: str
+    machine: str
+    action: str
+    file: str
+    sha256: str
+    folder: str
+    is_there: bool
+    reason: str | None
+
+
+def rows(root: Path, hops: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The custody of one file as rows: each place once, told by the machine on which it is, with whom the file came from."""
+    places: dict[tuple[str, str, str, str], Mapping[str, Any]] = {}
+    for hop in hops:
+        places.setdefault((hop["machine"], hop["file"], hop["step"], str(hop["place"])), hop)
+    senders = {(file, place): machine for machine, file, _, place in places if not place.startswith("/")}
+    found = []
+    for (machine, file, step, place), hop in places.items():
+        if (file, place) in senders:
+            continue
+        sender = senders.get((file, f"{machine}:{place}")) if step == "receive" else None
+        path = Path(place)
+        folder = path.parent if path.name == file else path
+        reason = str(hop["reason"]).replace(f"{root}/", "") if hop["outcome"] in ("quarantined", "kept") else None
+        found.append(
+            Row(
+                hop["time"][11:19], f"{sender} > {machine}" if sender else machine, hop["action"], file,
+                (hop["sha256"] or "")[:10], os.path.relpath(folder, root), (folder / file).is_file(), reason,
+            )
+        )  # fmt: skip
+    return found
+
+
+def row_without_record(root: Path, path: Path, machine: str, action: str, reason: str) -> Row:
+    """The row of a file that no summary log names."""
+    return Row("", machine, action, path.name, "", os.path.relpath(path.parent, root), path.is_file(), reason)
+
+
+def lines(file: str, of_file: Sequence[Row]) -> Iterator[str]:
+    """The rows of a file and of what was made from it, a line for each hop; pictures, and like places, share a line."""
+    yield f"  {file}"
+    for label, of_label in _grouped(of_file, lambda row: "pictures" if _is_picture(row.file) else row.file).items():
+        if label == "pictures":
+            yield f"    {_count(of_label)}, made from it"
+        elif label != file:
+            yield f"    {label}, made from it"
+        for group in _grouped(of_label, lambda row: (row.machine, row.action, row.is_there, Path(row.folder).parent)).values():
+            row = group[0]
+            digest = row.sha256 if label != "pictures" else ""
+            folder = _braced(list(dict.fromkeys(row.folder for row in group)))
+            yield f"    {'*' if row.is_there else ' '} {row.time:8}  {row.machine:23} {row.action:11} {digest:10}  {folder}"
+            if row.reason:
+                yield from textwrap.wrap(f"because {row.reason}", 140, initial_indent=" " * 16, subsequent_indent=" " * 16)
+
+
+def _grouped(of_file: Iterable[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[Row]]:
+    groups: dict[Hashable, list[Row]] = {}
+    for row in of_file:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _count(pictures: Iterable[Row]) -> str:
+    drawn = {row.file for row in pictures}
+    sheets = {file for file in drawn if (name := names.parse(file)) and name.kind is Kind.CONTACT}
+    return f"{len(drawn) - len(sheets)} pictures" + (" + contact sheet" if sheets else "")
+
+
+def _is_picture(file: str) -> bool:
+    name = names.parse(file)
+    return name is not None and name.kind in PICTURES
+
+
+def _braced(folders: Sequence[str]) -> str:
+    """Several folders of one parent as a shell would write them: ``staging/{vt,bas}``."""
+    if len(folders) == 1:
+        return folders[0]
+    return f"{Path(folders[0]).parent}/{{{','.join(Path(folder).name for folder in folders)}}}"
