@@ -7,6 +7,7 @@ Logs handed on by other hosts lie under ``<relayed_logs>/<radar>/<step>/<YYYYMMD
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -55,8 +56,9 @@ class SummaryLog:
         line = json.dumps(record, ensure_ascii=True, default=str) + "\n"
         written = os.write(self._descriptor, line.encode("ascii"))
         if written != len(line):
-            os.write(self._descriptor, b"\n")
-            raise OSError(28, "the summary log is cut short: is the disk full?", str(self._path))
+            path = self._path
+            self.close()  # opened again it mends its last line
+            raise OSError(errno.ENOSPC, "the summary log is cut short: is the disk full?", str(path))
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -73,13 +75,16 @@ class SummaryLog:
         path = log_file(self._here, self._step, now.date())
         if path == self._path:
             return
+        self.sync()
         self.close()
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = not path.exists()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
         self._path = path
-        if new:
+        size = os.fstat(self._descriptor).st_size
+        if size == 0:
             checksum.sync_folder(path.parent)
+        elif os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")  # what a crash tore must not take the next record along
 
 
 def log_file(here: Here, step: str, day: date) -> Path:
@@ -108,7 +113,7 @@ def records(files: list[Path]) -> Iterator[Record]:
                     record = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(record, dict) and record.get("v", VERSION + 1) <= VERSION:
+                if isinstance(record, dict) and type(record.get("v")) is int and record["v"] <= VERSION:
                     yield record
 
 
