@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pwd
+import shlex
 import signal
 import socket
 import sys
@@ -77,14 +78,13 @@ def check(arguments: argparse.Namespace) -> int:
     from dataflow.lib import check as check_module
 
     loaded = _load(arguments)
-    _tell(arguments, f"configuration {loaded.source}: good (sha256 {loaded.sha256[:12]})")
-    if loaded.root or loaded.overrides:
-        _tell(arguments, f"--root {loaded.root}, --set {' '.join(loaded.overrides) or 'nothing'}")
-    if not arguments.host and not arguments.radar:
-        _tell(arguments, "give HOST and --radar to check the machine as well")
-        return Exit.ACCOUNTED
-    here = _here(loaded, arguments)
-    findings = list(check_module.look(here, arguments.create_markers))
+    findings = list(check_module.configuration(loaded))
+    if arguments.host or arguments.radar:
+        findings += check_module.look(_here(loaded, arguments), arguments.create_markers)
+    elif arguments.create_markers:
+        raise BadConfig("markers of which machine? Give HOST and --radar")
+    else:
+        print("to check this machine as well, give HOST and --radar", file=sys.stderr)
     if arguments.json:
         print(json.dumps([{k: getattr(f, k) for k in ("subject", "is_good", "message", "mend")} for f in findings]))
     for finding in findings if not arguments.json else ():
@@ -98,7 +98,7 @@ def status(arguments: argparse.Namespace) -> int:
     from dataflow.lib import report
 
     found = report.status(_here(_load(arguments), arguments), context.utc_now())
-    print(json.dumps(found, indent=1) if arguments.json else _status_text(found))
+    _print(arguments, found, _status_text(found))
     return Exit.ACCOUNTED
 
 
@@ -107,7 +107,7 @@ def summary(arguments: argparse.Namespace) -> int:
     from dataflow.lib import report
 
     found = report.statistics(_here(_load(arguments), arguments), context.utc_now(), arguments.days)
-    print(json.dumps(found, indent=1) if arguments.json else _summary_text(found))
+    _print(arguments, found, _summary_text(found))
     return Exit.ACCOUNTED
 
 
@@ -137,12 +137,11 @@ def quarantine(arguments: argparse.Namespace) -> int:
     found = quarantine_module.reasons(here)
     if arguments.verb == "list":
         rows = [{"file": path.name, "kind": r.kind, "reason": r.message, "time": r.time, "step": r.step} for path, r in found]
-        print(
-            json.dumps(rows, indent=1)
-            if arguments.json
-            else "\n".join("{file}  {time}  {kind}: {reason}".format(**r) for r in rows)
-        )
+        lines = ["{file}  {time}  {kind}: {reason}".format(**row) for row in rows]
+        _print(arguments, rows, "\n".join(lines) or f"nothing lies in {here.folder('quarantine')}")
         return Exit.ACCOUNTED
+    if arguments.name is None:
+        raise BadConfig(f"which file? dataflow quarantine {arguments.verb} NAME, as dataflow quarantine list shows it")
     wanted = next(((path, reason) for path, reason in found if path.name == arguments.name), None)
     if wanted is None:
         raise BadConfig(f"{arguments.name!r} does not lie in {here.folder('quarantine')}: see dataflow quarantine list")
@@ -150,12 +149,13 @@ def quarantine(arguments: argparse.Namespace) -> int:
     if arguments.verb == "show":
         print(json.dumps({k: getattr(reason, k) for k in reason.__slots__}, indent=1))
     elif arguments.verb == "retry":
-        print(f"back at {quarantine_module.retry(here, path)}; the next run takes it up")
+        back = quarantine_module.retry(here, path)
+        _print(arguments, {"file": path.name, "place": str(back)}, f"back at {back}; the next run takes it up")
     elif not arguments.yes:
         raise BadConfig(f"drop deletes {path} for ever; say so with --yes")
     else:
         quarantine_module.drop(path)
-        print(f"deleted {path}")
+        _print(arguments, {"file": path.name, "place": None}, f"deleted {path}")
     return Exit.ACCOUNTED
 
 
@@ -163,21 +163,24 @@ def pause(arguments: argparse.Namespace) -> int:
     """Pause one step, or all, with a reason."""
     from dataflow.lib import place
 
-    file = context.pause_file(_here(_load(arguments), arguments), arguments.step)
+    file = _pause_file(arguments)
     file.parent.mkdir(parents=True, exist_ok=True)
     who = pwd.getpwuid(os.getuid()).pw_name
-    place.write_whole(file, f"{arguments.reason} ({who}, {context.utc_now():%Y-%m-%d %H:%M} UTC)\n".encode())
+    reason = f"{arguments.reason} ({who}, {context.utc_now():%Y-%m-%d %H:%M} UTC)"
+    place.write_whole(file, f"{reason}\n".encode())
     go_on = f"dataflow resume {arguments.step or ''}".rstrip()
-    print(f"{arguments.step or 'every step'} is paused; it stops within one file. Go on with: {go_on}")
+    text = f"{arguments.step or 'every step'} is paused; it stops within one file. Go on with: {go_on}"
+    _print(arguments, {"step": arguments.step, "paused": reason}, text)
     return Exit.ACCOUNTED
 
 
 def resume(arguments: argparse.Namespace) -> int:
     """End a pause, or put a blown fuse back."""
-    file = context.pause_file(_here(_load(arguments), arguments), arguments.step)
+    file = _pause_file(arguments)
     was = file.exists()
     file.unlink(missing_ok=True)
-    print(f"{arguments.step or 'every step'} {'goes on with the next run' if was else 'was not paused'}")
+    text = f"{arguments.step or 'every step'} {'goes on with the next run' if was else 'was not paused'}"
+    _print(arguments, {"step": arguments.step, "was_paused": was}, text)
     return Exit.ACCOUNTED
 
 
@@ -234,12 +237,20 @@ def _context(loaded: Config, arguments: argparse.Namespace, host: str, step: str
     return ctx
 
 
+def _pause_file(arguments: argparse.Namespace) -> Path:
+    here = _here(_load(arguments), arguments)
+    steps = {config.step_name(entry.split()[0]) for entry in here.host.steps}
+    if arguments.step and config.step_name(arguments.step) not in steps:
+        raise BadConfig(f"{arguments.step} is no step of {here.host_name}; there are: {', '.join(sorted(steps))}")
+    return context.pause_file(here, arguments.step)
+
+
 def _require_user(loaded: Config, here: Here) -> None:
     """Refuse another user than the host's own: what root creates, the daemon could not touch."""
     user = here.machine.user or here.host.user
     me = pwd.getpwuid(os.getuid()).pw_name
     if loaded.root is None and me != user:
-        command = " ".join(["sudo", "-u", user, "dataflow", *sys.argv[1:]])
+        command = shlex.join(["sudo", "-u", user, "dataflow", *sys.argv[1:]])
         raise BadConfig(f"{here.host_name} of {here.radar} belongs to the user {user}, you are {me}. Type: {command}")
 
 
@@ -295,8 +306,8 @@ def _tell_results(arguments: argparse.Namespace, results: Iterable[Result]) -> i
     return Exit.LEFT_OVER if any(result.outcome == "refused" for result in told) else Exit.ACCOUNTED
 
 
-def _tell(arguments: argparse.Namespace, text: str) -> None:
-    print(text, file=sys.stderr if getattr(arguments, "json", False) else sys.stdout)
+def _print(arguments: argparse.Namespace, found: Any, text: str) -> None:
+    print(json.dumps(found, indent=1) if arguments.json else text)
 
 
 def _status_text(found: dict[str, Any]) -> str:
@@ -350,7 +361,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dataflow {dataflow.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    one = _command(commands, "run", run, "run one step once, as the daemon does")
+    text = "run one step once, as the daemon does; dataflow run STEP --help explains the step"
+    one = _command(commands, "run", run, text, add_help=False)
+    one.add_argument("-h", "--help", action=_StepHelp, nargs=0, help="show this; after STEP: what that step does")
     one.add_argument("step", help="name of a step, see docs/steps.md, or the absolute path of your own")
     one.add_argument("files", nargs="*", type=Path, help="only these files, even when the step is paused or its fuse is blown")
     one.add_argument("--part", default="", help="the part of its work that is meant (rsync_to_campus: data, pictures)")
@@ -393,9 +406,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("step", nargs="?", help="a step; none: every step")
     one.add_argument("--reason", required=True, help="shown wherever the pause is shown")
     _where(one)
+    _json(one)
     one = _command(commands, "resume", resume, "end a pause, or put a blown fuse back")
     one.add_argument("step", nargs="?", help="a step; none: the pause of every step")
     _where(one)
+    _json(one)
 
     for name, function, text, what in (
         ("convert", convert, "convert rawacf HDF5 to DMAP, read back and compared", "rawacf HDF5 files"),
@@ -430,8 +445,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+class _StepHelp(argparse.Action):
+    """``dataflow run STEP --help``: what the header of the step's file says."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        if namespace.step is None:
+            parser.print_help()
+            parser.exit()
+        from dataflow.lib import step
+
+        try:
+            print(step.header(namespace.step))
+        except BadConfig as error:
+            parser.error(str(error))
+        parser.exit()
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str, **options: Any
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
     parser.set_defaults(command=function)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the configuration (DATAFLOW_CONFIG, /etc/dataflow/config.yaml)"

@@ -10,7 +10,7 @@ from importlib import util
 from pathlib import Path
 
 from dataflow.lib import place
-from dataflow.lib.config import MARKER, Here
+from dataflow.lib.config import MARKER, Config, Here
 from dataflow.lib.errors import TryLater
 
 PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "ssh"), "campus": ("rsync",)}
@@ -29,6 +29,15 @@ class Finding:
     is_good: bool
     message: str
     mend: str = ""
+
+
+def configuration(loaded: Config) -> Iterator[Finding]:
+    """Tell which configuration is in force; one that is wrong was refused before."""
+    yield Finding("configuration", True, f"{loaded.source}, sha256 {loaded.sha256[:12]}")
+    if loaded.root:
+        yield Finding("--root", True, f"every machine has its own folder below {loaded.root}")
+    for setting in loaded.overrides:
+        yield Finding("--set", True, setting)
 
 
 def look(here: Here, create_markers: bool) -> Iterator[Finding]:

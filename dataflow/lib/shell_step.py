@@ -28,7 +28,7 @@ NOTES_VARIABLE = "DATAFLOW_NOTES"
 
 def as_module(program: Path) -> ModuleType:
     """The program as a module with ``find`` and ``handle``; the comment at its head is the docstring."""
-    module = ModuleType(program.stem, _header(program))
+    module = ModuleType(program.stem, header(program))
 
     def find(ctx: Context) -> list[Path]:
         finished = _call(ctx, program, "find", b"", None)
@@ -68,7 +68,8 @@ def environment(ctx: Context, notes: Path | None) -> dict[str, str]:
     }
 
 
-def _header(program: Path) -> str:
+def header(program: Path) -> str:
+    """The comment at the head of a script."""
     try:
         lines = program.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -78,7 +79,7 @@ def _header(program: Path) -> str:
         if not line.startswith("#"):
             break
         comment.append(line.lstrip("#").removeprefix(" "))
-    return "\n".join(comment)
+    return "\n".join(comment) or f"{program.name}: a program without a header."
 
 
 def _call(ctx: Context, program: Path, verb: str, stdin: bytes, notes: Path | None) -> command.Finished:

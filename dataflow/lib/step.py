@@ -6,12 +6,14 @@ A step is a module with two functions and a docstring that heads its page:
     handle(ctx, files) -> Iterator[Outcome]   one batch; one outcome for each file
 
 and, where it needs them, ``KINDS`` (the kinds of file that it handles; other names are skipped), ``ROOTS`` (the roots
-whose markers must be there before and after each batch) and ``batch(ctx, files) -> int`` (how many files to take next).
+whose markers must be there before and after each batch), ``PARTS`` (the words that may follow its name in the list) and
+``batch(ctx, files) -> int`` (how many files to take next).
 A shell step has the same shape, see ``shell_step``. The runner does the rest.
 """
 
 from __future__ import annotations
 
+import ast
 import errno
 import importlib
 import importlib.util
@@ -112,15 +114,25 @@ def trouble(error: TryLater | OSError) -> str:
     return f"{error.strerror}" + (f": {names.printable(str(where))}" if where else "")
 
 
+def header(name: str) -> str:
+    """What the header of a step's file says, for a person; the step is not loaded for it.
+
+    Raises:
+        BadConfig: no such step.
+    """
+    path = _file_of(name)
+    if path.suffix != ".py":
+        return shell_step.header(path)
+    return ast.get_docstring(ast.parse(path.read_bytes())) or f"{path.name}: a step without a header."
+
+
 def load(name: str) -> ModuleType:
     """The module of a step; a shell step, or a program of one's own, is given the shape of one.
 
     Raises:
         BadConfig: no such step, or its file cannot be loaded.
     """
-    path = step_file(name)
-    if not path.is_file():
-        raise BadConfig(f"the step {name} is not a file on this machine")
+    path = _file_of(name)
     if path.suffix != ".py":
         return shell_step.as_module(path)
     if not name.startswith("/"):
@@ -131,3 +143,10 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _file_of(name: str) -> Path:
+    path = step_file(name)
+    if not path.is_file():
+        raise BadConfig(f"the step {name} is not a file on this machine")
+    return path
