@@ -75,7 +75,7 @@ def test_two_processes_never_mix_their_lines(here):
 
 
 def test_a_run_over_midnight_goes_on_in_the_next_day(here, log, clock, monkeypatch):
-    synced, fsync = [], os.fsync
+    synced, fsync, path_of = [], os.fsync, "/proc/self/fd/{}".format
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(path_of(descriptor))) or fsync(descriptor))
     log.write("file", file="before")
     clock.advance(0.001)
