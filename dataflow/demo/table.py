@@ -27,27 +27,21 @@ class Row:
     reason: str | None
 
 
-def rows(root: Path, hops: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """The custody of one file as rows: each place once, told by the machine on which it is, with whom the file came from."""
-    places: dict[tuple[str, str, str, str], Mapping[str, Any]] = {}
-    for hop in hops:
-        places.setdefault((hop["machine"], hop["file"], hop["step"], str(hop["place"])), hop)
-    senders = {(file, place): machine for machine, file, _, place in places if not place.startswith("/")}
-    found = []
-    for (machine, file, step, place), hop in places.items():
-        if (file, place) in senders:
-            continue
-        sender = senders.get((file, f"{machine}:{place}")) if step == "receive" else None
-        path = Path(place)
-        folder = path.parent if path.name == file else path
-        reason = str(hop["reason"]).replace(f"{root}/", "") if hop["outcome"] in ("quarantined", "kept") else None
-        found.append(
-            Row(
-                hop["time"][11:19], f"{sender} > {machine}" if sender else machine, hop["action"], file,
-                (hop["sha256"] or "")[:10], os.path.relpath(folder, root), (folder / file).is_file(), reason,
-            )
-        )  # fmt: skip
-    return found
+def rows(root: Path, hops: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The custody of one file as rows, each told by the machine on which the file lay, with the one that sent it there."""
+    senders = {(hop["file"], hop["place"]): hop["machine"] for hop in hops if not hop["place"].startswith("/")}
+    return [_row(root, hop, senders) for hop in hops if (hop["file"], hop["place"]) not in senders]
+
+
+def _row(root: Path, hop: Mapping[str, Any], senders: Mapping[tuple[str, str], str]) -> Row:
+    file, machine, place = hop["file"], hop["machine"], Path(hop["place"])
+    sender = senders.get((file, f"{machine}:{place}")) if hop["step"] == "receive" else None
+    folder = place.parent if place.name == file else place
+    return Row(
+        time=hop["time"][11:19], machine=f"{sender} > {machine}" if sender else machine, action=hop["action"], file=file,
+        sha256=(hop["sha256"] or "")[:10], folder=os.path.relpath(folder, root), is_there=(folder / file).is_file(),
+        reason=None if hop["outcome"] == "done" else str(hop["reason"]).replace(f"{root}/", ""),
+    )  # fmt: skip
 
 
 def row_without_record(root: Path, path: Path, machine: str, action: str, reason: str) -> Row:
