@@ -90,10 +90,8 @@ def _ended(returncode: int, job: Job) -> Exception:
     if returncode == -signal.SIGKILL:
         return TryLater(f"a worker was killed during {what}, probably because memory is short; the file stays and is tried again")
     if returncode < 0:
-        name = signal.Signals(-returncode).name
-        return BadFile(
-            "crashes the reader", f"a worker died of {name} during {what}: the file is damaged in a way HDF5 cannot bear"
-        )
+        cause = signal.Signals(-returncode).name
+        return BadFile("crashes a library", f"a worker died of {cause} during {what}: it holds what makes a library crash")
     return RuntimeError(f"a worker ended with exit code {returncode} during {what}; its traceback is above")
 
 

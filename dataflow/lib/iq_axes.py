@@ -38,7 +38,8 @@ def heat_map(brightest: Floats, width: int, sample_height: int) -> Image.Image:
 def ticks(found: Survey, most: int) -> list[tuple[float, str, int]]:
     """Round times on the axis of sequences: where (0 to 1), how they read in UTC, and the sequence that begins then.
 
-    At most about ``most`` of them; none in a pause of the radar, which has no place on the axis.
+    At most about ``most`` of them; none in a pause of the radar, which has no place on the axis. If no round time is left,
+    the time of the first sequence stands at its beginning.
     """
     times_s, sequences = _known_times(found)
     begin_s, end_s = float(times_s[0]), float(times_s[-1])
@@ -50,7 +51,7 @@ def ticks(found: Survey, most: int) -> list[tuple[float, str, int]]:
         apart = not result or share - result[-1][0] > 0.6 / most
         if apart and not _in_pause(float(time_s), times_s, step_s / 2):
             result.append((share, f"{_utc(float(time_s)):{form}}", round(share * found.total_sequences)))
-    return result
+    return result or [(0.0, f"{_utc(begin_s):%H:%M:%S}", 0)]
 
 
 def draw_pauses(canvas: Canvas, found: Survey, left: float, width: float, between: tuple[float, float]) -> None:

@@ -1,0 +1,166 @@
+"""Drawing every antenna of a block of antennas_iq at two sizes, against pyDARNio's reader and a matplotlib figure per antenna.
+
+    python bench/plot.py [--records 300] [--pairs 5] [--keep FOLDER]
+
+Ours is ``dataflow.lib.iq_plot.plot``, which draws a contact sheet and judges the antennas as well. Theirs is
+``BorealisV1Read.read_arrays``, one figure per antenna with every sequence drawn, saved as JPEG and resized with Pillow: as
+many pixels, in both sizes, as ours. Both run in a process of their own, in turn, on the same file; the medians and their
+ratios are printed. Beforehand both are run once and the sizes of all pictures compared. Ends with 1 if a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import measure
+
+ROOT = Path(__file__).resolve().parent.parent
+SEQUENCES, SIMULATED_RECORDS, RECORD_S = 30, 24, 3
+WALL_BAR, MEMORY_BAR_BYTES = 4.0, 400_000_000
+
+OURS = """
+import os, sys
+from pathlib import Path
+from dataflow.lib import iq_plot, names
+source, folder = map(Path, sys.argv[1:3])
+iq_plot.plot(source, names.parse(source.name), folder, processes=os.cpu_count())
+"""
+
+THEIRS = """
+import sys
+from pathlib import Path
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from pydarnio.borealis.v1_onwards import BorealisV1Read
+source, folder, width, height, small_width, small_height = sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:])
+arrays = BorealisV1Read.read_arrays(source)
+for index, antenna in enumerate(arrays["rx_antennas"]):
+    power_db = 20 * np.log10(np.abs(arrays["antennas_iq_data"][index, :, :71]))
+    figure, (counts, image) = plt.subplots(2, 1, figsize=(width / 100, height / 100), height_ratios=(1, 5))
+    figure.suptitle(f"{arrays['station'].decode()} {arrays['experiment_name'].decode()} antenna {antenna}")
+    counts.plot(arrays["num_sequences"])
+    drawn = image.imshow(power_db.T, aspect="auto", origin="lower", vmin=30, vmax=80)
+    figure.colorbar(drawn, ax=image)
+    path = folder / f"antenna_{antenna}_0_70.full.jpg"
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+    Image.open(path).resize((small_width, small_height)).save(folder / f"antenna_{antenna}_0_70.jpg")
+"""
+
+
+def main() -> int:
+    """Parse the arguments, make the file, run both sides and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=300)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--keep", type=Path, help="make the block in this folder, or use it if it is there already")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        source = block(folder, arguments.records)
+        print(f"{source.name}: {arguments.records} records of {SEQUENCES} sequences, {source.stat().st_size / 1e6:.0f} MB")
+        ours, theirs = sides(source, Path(scratch))
+        ours_cost, theirs_cost = measure.compare(ours, theirs, arguments.pairs)
+    print("\n".join(measure.table(ours_cost, theirs_cost, ("dataflow", "pyDARNio"))))
+    return 0 if bars_met(ours_cost, theirs_cost) else 1
+
+
+def block(folder: Path, records: int) -> Path:
+    """The antennas_iq file of one block, made unless it is there: some simulated records, then copies of them, later in time.
+
+    Simulating takes most of its time in the compression of noise, which copying the stored bytes saves.
+    """
+    from dataflow.demo.simulate_radar import SliceSpec, write_block
+
+    start = datetime(2026, 11, 1, 14, tzinfo=UTC)
+    target = folder / f"{records}" / f"{start:%Y%m%d.%H%M.%S}.sas.0.antennas_iq.h5"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        written = write_block(
+            Path(scratch),
+            "sas",
+            start,
+            [SliceSpec()],
+            records=min(records, SIMULATED_RECORDS),
+            seconds_per_record=RECORD_S,
+            sequences=SEQUENCES,
+            open_each_record=False,
+        )
+        lengthened = next(path for path in written if path.name == target.name)
+        lengthen(lengthened, start, records)
+        target.parent.mkdir()
+        lengthened.rename(target)
+    return target
+
+
+def lengthen(path: Path, start: datetime, records: int) -> None:
+    """Repeat the records of a file in turn, each under its own time, until there are ``records``; links stay links."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        shared = file["metadata"]
+        simulated = [name for name in file if name != "metadata"]
+        for number in range(len(simulated), records):
+            began = start + timedelta(seconds=RECORD_S * number)
+            original, group = file[simulated[number % len(simulated)]], file.create_group(f"{began:%Y%m%d-%H%M-%S.%f}")
+            for field in original:
+                if field in shared:
+                    group[field] = shared[field]
+                else:
+                    file.copy(original[field], group, field)
+            group["sqn_timestamps"][...] += RECORD_S * (number - number % len(simulated))
+
+
+def sides(source: Path, scratch: Path):
+    """Two functions that run either side once, after one run of both has shown that their pictures are equally large."""
+    from dataflow.lib.iq_picture import FULL, SIZE
+
+    folders = scratch / "ours", scratch / "theirs"
+    for folder in folders:
+        folder.mkdir()
+    sizes = [str(edge * scale) for scale in (FULL, 1) for edge in SIZE]
+
+    def ours() -> measure.Cost:
+        return measure.run([sys.executable, "-c", OURS, source, folders[0]], cwd=ROOT)
+
+    def theirs() -> measure.Cost:
+        return measure.run([sys.executable, "-c", THEIRS, source, folders[1], *sizes])
+
+    ours(), theirs()
+    if pictures(folders[0]) != pictures(folders[1]):
+        raise SystemExit("the pictures are not the same in number and size: nothing was measured")
+    return ours, theirs
+
+
+def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
+    """Antenna and size of every picture, without the contact sheet."""
+    from PIL import Image
+
+    found = []
+    for path in folder.glob("*antenna_*.jpg"):
+        with Image.open(path) as image:
+            found.append((path.name[path.name.index("antenna_") :], image.size))
+    return sorted(found)
+
+
+def bars_met(ours: measure.Cost, theirs: measure.Cost) -> bool:
+    """Say how each bar was met or missed."""
+    ratio = theirs.wall_s / ours.wall_s
+    met = ratio >= WALL_BAR, ours.peak_pss_bytes < MEMORY_BAR_BYTES
+    print(f"wall: {ratio:.2f} times less, the bar is {WALL_BAR}: {'met' if met[0] else 'MISSED'}")
+    peak_mb, bar_mb = ours.peak_pss_bytes / 1e6, MEMORY_BAR_BYTES / 1e6
+    print(f"peak memory: {peak_mb:.0f} MB, the bar is {bar_mb:.0f} MB: {'met' if met[1] else 'MISSED'}")
+    return all(met)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
