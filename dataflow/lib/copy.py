@@ -56,6 +56,8 @@ def copy_to(
 ) -> Copied:
     """Copy one file to every final name, reading it once; a name that already holds the same content is left alone.
 
+    No name is given before every copy was read back and every name is known to be free or to hold the same.
+
     Raises:
         Conflict: a final name holds other content.
         TryLater: the source changed while it was read, is not what ``expected_sha256`` says, or a copy read back differs.
@@ -70,7 +72,10 @@ def copy_to(
         if expected_sha256 is not None and copied.source_sha256 != expected_sha256:
             raise TryLater(f"{source} reads differently now than before: hash {copied.source_sha256}, was {expected_sha256}")
         for part, final in zip(parts, finals, strict=True):
-            _verify_and_publish(here, part, final, copied)
+            _read_back(here, part, final, copied)
+        free = [(part, final) for part, final in zip(parts, finals, strict=True) if not _holds(final, copied.sha256)]
+        for part, final in free:
+            place.publish(part, final)
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
@@ -78,24 +83,35 @@ def copy_to(
 
 
 def move(here: Here, source: Path, final: Path, sha256: str) -> None:
-    """Move a file to a final name: by rename on one file system, else copied, verified and then released.
+    """Move a file to a final name. If that holds the same content, the source is only released.
 
     Raises:
-        Conflict: the final name holds other content. If it holds the same, the source is released.
+        Conflict: the final name holds other content.
+    """
+    add_name(here, source, final, sha256)
+    place.release(source)
+    checksum.sync_folder(source.parent)
+
+
+def add_name(here: Here, source: Path, final: Path, sha256: str) -> None:
+    """Give a file a second, final name: a link to it, or a verified copy where it cannot be linked.
+
+    It cannot across file systems, nor where it belongs to somebody else (a file copied in by hand; see
+    fs.protected_hardlinks in proc(5)).
+
+    Raises:
+        Conflict: the final name holds other content. If it holds the same, nothing is done.
     """
     place.make_folder(here, final.parent)
     try:
-        place.publish(source, final)
+        place.link(source, final)
     except FileExistsError:
         if not source.samefile(final):
-            _same_or_conflict(final, sha256)
-        place.release(source)
+            _holds(final, sha256)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if error.errno not in (errno.EXDEV, errno.EPERM):
             raise
         copy_to(here, source, [final], expected_sha256=sha256)
-        place.release(source)
-    checksum.sync_folder(source.parent)
 
 
 def make_ready(here: Here, source: Path, ready: Path, sha256: str, link: bool) -> None:
@@ -113,14 +129,15 @@ def make_ready(here: Here, source: Path, ready: Path, sha256: str, link: bool) -
     status = source.stat()
     if link and status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == 0o444:
         os.link(source, part)
-    elif not _reflink(source, part):
-        _feed(source, [part], False, None)
-    if not link:
+    else:
+        if not _reflink(source, part):
+            _feed(source, [part], False, None)
         place.own(here, part, here.file_mode)
     if (found := checksum.sha256_on_disk(part)) != sha256:
         part.unlink()
         raise TryLater(f"the copy of {source.name} beside {ready.parent} reads back as {found}, not {sha256}; it was removed")
     part.rename(ready)
+    part.unlink(missing_ok=True)  # rename(2) does nothing when both are links of one file
     checksum.sync_folder(ready.parent)
 
 
@@ -167,21 +184,21 @@ def _require_unchanged(source: Path, before: os.stat_result, after: os.stat_resu
             raise TryLater(f"{source} changed while it was read")
 
 
-def _verify_and_publish(here: Here, part: Path, final: Path, copied: Copied) -> None:
+def _read_back(here: Here, part: Path, final: Path, copied: Copied) -> None:
     place.own(here, part, here.file_mode)
     if (found := checksum.sha256_on_disk(part)) != copied.sha256:
         raise TryLater(f"the copy for {final} reads back as {found}, not {copied.sha256}; it was removed")
-    try:
-        place.publish(part, final)
-    except FileExistsError:
-        _same_or_conflict(final, copied.sha256)
 
 
-def _same_or_conflict(final: Path, sha256: str) -> None:
+def _holds(final: Path, sha256: str) -> bool:
+    """True when the name holds this content already, False when it is free."""
+    if not os.path.lexists(final):
+        return False
     if not place.is_regular(final):
         raise BadFile("name taken", f"{final} exists and is no regular file")
     if (existing := checksum.sha256_on_disk(final)) != sha256:
         raise Conflict(final, existing, sha256)
+    return True
 
 
 def _limited(pieces: Iterator[memoryview], limit_mib_s: int | None) -> Iterator[memoryview]:

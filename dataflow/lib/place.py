@@ -79,12 +79,24 @@ def own(here: Here, path: Path, mode: int) -> None:
 def publish(part: Path, final: Path) -> None:
     """Rename a synced part to its final name, which must be free, and make the name durable.
 
+    Linked and then unlinked, because rename(2) overwrites and NFS has no renameat2(2) that does not. Killed in between,
+    both names are one file, which the next run finds in its place.
+
     Raises:
         FileExistsError: the final name is taken; nothing is overwritten.
     """
-    os.link(part, final, follow_symlinks=False)
-    checksum.sync_folder(final.parent)
+    link(part, final)
     part.unlink()
+
+
+def link(path: Path, final: Path) -> None:
+    """Give a file another name, which must be free, and make the name durable.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    os.link(path, final, follow_symlinks=False)
+    checksum.sync_folder(final.parent)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,0 +1,130 @@
+"""Files appear whole under names that were free, and a root is used only when its marker says so."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import world
+
+from dataflow.lib import place
+from dataflow.lib.config import MARKER
+from dataflow.lib.errors import TryLater
+
+
+@pytest.fixture
+def here(tmp_path):
+    return world.make(tmp_path).here("site-linux")
+
+
+def test_a_root_with_its_marker_is_good(here):
+    place.check_root(here, "store")
+    place.check_root(here, "local")
+
+
+def test_a_root_without_marker_is_an_unmounted_disk(here):
+    (here.roots["store"] / MARKER).unlink()
+    with pytest.raises(TryLater, match=r"Is the disk mounted\?.*--create-markers"):
+        place.check_root(here, "store")
+
+
+def test_a_root_with_the_marker_of_another_is_another_disk(here):
+    (here.roots["store"] / MARKER).write_text("local\n")
+    with pytest.raises(TryLater, match="another disk is mounted"):
+        place.check_root(here, "store")
+
+
+def test_a_root_whose_marker_is_a_folder_is_no_root(here):
+    (here.roots["store"] / MARKER).unlink()
+    (here.roots["store"] / MARKER).mkdir()
+    with pytest.raises(TryLater, match="cannot be read"):
+        place.check_root(here, "store")
+
+
+def test_a_scan_sees_neither_hidden_names_nor_folders(tmp_path):
+    for name in ("b", "a", ".hidden", ".a.part", os.fsdecode(b"\xff"), "new\nline"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "to-a-folder").symlink_to(tmp_path / "folder")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert [path.name for path in place.scan(tmp_path)] == sorted(
+        ["a", "b", "dangling", "new\nline", "to-a-folder", os.fsdecode(b"\xff")]
+    )
+    assert place.scan(tmp_path / "missing") == []
+
+
+def test_only_a_regular_file_is_regular(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "fifo")
+    assert place.is_regular(tmp_path / "file")
+    for name in ("link", "dangling", "fifo", "missing", "."):
+        assert not place.is_regular(tmp_path / name)
+
+
+def test_a_part_is_hidden_beside_its_file(tmp_path):
+    assert place.part_of(tmp_path / "x.h5") == tmp_path / ".x.h5.part"
+
+
+def test_folders_get_the_mode_of_the_host(here, tmp_path):
+    umask = os.umask(0o077)
+    try:
+        place.make_folder(here, here.folder("work") / "a/b")
+    finally:
+        os.umask(umask)
+    for folder in (here.folder("work"), here.folder("work") / "a", here.folder("work") / "a/b"):
+        assert folder.stat().st_mode & 0o7777 == here.dir_mode == 0o2775
+    place.make_folder(here, here.folder("work") / "a/b")
+
+
+def test_a_file_stands_where_a_folder_should_be(here):
+    here.folder("work").touch()
+    with pytest.raises(OSError):
+        place.make_folder(here, here.folder("work") / "a")
+
+
+def test_publishing_overwrites_nothing(tmp_path):
+    (tmp_path / ".x.part").write_text("new")
+    (tmp_path / "x").write_text("old")
+    with pytest.raises(FileExistsError):
+        place.publish(tmp_path / ".x.part", tmp_path / "x")
+    assert ((tmp_path / "x").read_text(), (tmp_path / ".x.part").read_text()) == ("old", "new")
+    (tmp_path / "x").unlink()
+    (tmp_path / "x").symlink_to("nowhere")
+    with pytest.raises(FileExistsError):
+        place.publish(tmp_path / ".x.part", tmp_path / "x")
+    (tmp_path / "x").unlink()
+    place.publish(tmp_path / ".x.part", tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_name_is_durable_before_the_part_goes(tmp_path, monkeypatch):
+    (tmp_path / ".x.part").write_text("new")
+    steps = []
+    fsync, unlink = os.fsync, os.unlink
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append("sync") or fsync(descriptor))
+    monkeypatch.setattr(os, "unlink", lambda *given, **more: steps.append("unlink") or unlink(*given, **more))
+    place.publish(tmp_path / ".x.part", tmp_path / "x")
+    assert steps == ["sync", "unlink"]
+
+
+def test_a_small_file_is_replaced_whole(tmp_path):
+    file = tmp_path / "state"
+    place.write_whole(file, b"long content")
+    reader = file.open("rb")
+    place.write_whole(file, b"new")
+    with reader:
+        assert reader.read() == b"long content", "who has the old one open keeps it whole"
+    assert file.read_bytes() == b"new"
+    place.part_of(file).write_bytes(b"a longer part, left behind by a kill")
+    place.write_whole(file, b"newer")
+    assert file.read_bytes() == b"newer"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_gone_already_is_released(tmp_path):
+    (tmp_path / "x").touch()
+    place.release(tmp_path / "x")
+    place.release(tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
