@@ -204,9 +204,10 @@ def test_the_page_cache_is_not_asked_for_what_lies_on_the_disk(here, source, fin
     calls = []
     fsync, fadvise = os.fsync, os.posix_fadvise
     path_of = "/proc/self/fd/{}".format
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: calls.append(("sync", os.readlink(path_of(descriptor)))) or fsync(descriptor)
-    )
+
+    def sync(descriptor):
+        calls.append(("sync", os.readlink(path_of(descriptor))))
+        fsync(descriptor)
 
     def advise(descriptor, offset, length, advice):
         if advice == os.POSIX_FADV_DONTNEED:
