@@ -17,6 +17,7 @@ SHELL := /bin/bash
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
+DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
 READY := .venv/ready
 
 help:
@@ -48,10 +49,10 @@ units:
 	@tools/install units "$(HOST)" "$(RADAR)"
 
 demo-programs:
-	@tools/system-packages rsync ssh sshd lbzip2
+	@tools/system-packages $(DEMO_PROGRAMS)
 
-test-programs: demo-programs
-	@tools/system-packages shellcheck systemd-analyze
+test-programs:
+	@tools/system-packages $(DEMO_PROGRAMS) shellcheck systemd-analyze
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml
