@@ -92,14 +92,14 @@ def test_only_the_antennas_that_the_file_has_are_drawn_and_by_their_own_numbers(
 def test_the_samples_of_an_antenna_are_in_its_own_picture(tmp_path):
     def one_bright_antenna(number, shape):
         values = np.full(shape, 10 ** (35 / 20), complex)
-        values[2] = 10 ** (75 / 20)
+        values[2, :, 30:] = 10 ** (75 / 20)
         return values
 
     pictures = drawn(iq_file(tmp_path, indices=(17, 0, 3), data=one_bright_antenna), tmp_path / "plots")
     bright, dark = (246, 214, 70), (24, 11, 58)
     for antenna, colour in ((3, bright), (17, dark), (0, dark)):
-        assert near(pixel(small(pictures, antenna), 0.5, 35), colour)
-        assert near(pixel(full(pictures, antenna), 0.5, 35, FULL), colour)
+        for path, scale in ((small(pictures, antenna), 1), (full(pictures, antenna), FULL)):
+            assert near(pixel(path, 0.5, 60, scale), colour) and near(pixel(path, 0.5, 10, scale), dark)
     assert {each.antenna: each.state for each in pictures.health}[3] is State.NOISY
 
 
@@ -107,11 +107,11 @@ def test_one_bright_sequence_of_ten_thousand_is_seen_at_both_sizes(tmp_path):
     def with_line(number, shape):
         values = np.full(shape, 10 ** (35 / 20), complex)
         if number == 3:
-            values[1, 125] = 10 ** (78 / 20)
+            values[1, 130] = 10 ** (78 / 20)
         return values
 
     pictures = drawn(iq_file(tmp_path, (1000,) * 10, indices=(0, 3), data=with_line), tmp_path / "plots")
-    share = 3125.5 / 10_000
+    share = 3130.5 / 10_000
     for path, scale in ((small(pictures, 3), 1), (full(pictures, 3), FULL)):
         for sample in (0, 33, 70):
             assert min(pixel(path, share, sample, scale)[:2]) > 170
@@ -232,8 +232,10 @@ def test_another_kind_of_file_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_condemns_nothing(tmp_path):
+    steps = []
     with pytest.raises(TryLater):
-        plot(iq_file(tmp_path), names.parse(NAME), tmp_path / "missing", processes=1)
+        plot(iq_file(tmp_path), names.parse(NAME), tmp_path / "missing", processes=1, progress=lambda *step: steps.append(step))
+    assert steps == []
 
 
 def test_a_disk_that_takes_no_more_condemns_nothing_and_keeps_the_earlier_pictures(tmp_path):
