@@ -53,7 +53,7 @@ def convert(
         name: what the file is called; its records must not contradict it, and carry it in ``combf``.
         expected_sha256: what the file's SHA-256 has to be, lower-case hex.
         processes: how many cores to compress on; all usable ones unless given.
-        progress: called with how many averaging periods are done, and how many there are.
+        progress: called with how many averaging periods are done and how many there are (DMAP records, before v1).
 
     Raises:
         BadFile: ``slice beyond 25``, ``not a rawacf``, ``hash mismatch``, ``wrong station``, ``wrong time``, ``wrong slice``,

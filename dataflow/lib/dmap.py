@@ -99,14 +99,16 @@ def usable_cores() -> int:
 
 
 def write(lists: Iterator[list[dict[str, Any]]], part: Path, *, processes: int | None = None) -> Written:
-    """Write records to ``part`` as one bzip2 stream and sync it; an older part is replaced.
+    """Write records to ``part`` as one bzip2 stream and sync it.
 
-    Records are drawn and encoded while those before them are compressed, by lbzip2 in ``processes`` threads (all usable
-    cores unless given) or, where it is not installed, by the standard library in one.
+    An older part is replaced; one that failed is the caller's to remove. Records are drawn and encoded while those before
+    them are compressed: by lbzip2 in ``processes`` threads (all usable cores unless given) or, where it is not installed, by
+    the standard library in one.
 
     Raises:
         BadFile: a record has no DMAP form.
-        TryLater: the compressor was killed or the disk is full.
+        TryLater: the compressor was killed.
+        OSError: the system would not let it be written.
     """
     content = hashlib.sha256()
     records = 0
@@ -132,10 +134,10 @@ def inspect(path: Path, *, processes: int | None = None) -> Report:
             ``damaged record``, ``several stations``, ``no records``.
         OSError: the system would not let it be read.
     """
-    if shutil.which(LBZIP2) is not None:
+    if program := shutil.which(LBZIP2):
         digest = hashlib.sha256()
         try:
-            return _report(path, _decoded_by_lbzip2(path, digest, processes or usable_cores()), digest)
+            return _report(path, _decoded_by(program, path, digest, processes or usable_cores()), digest)
         except (_Unconfirmed, BadFile):
             pass
     digest = hashlib.sha256()
@@ -298,13 +300,14 @@ def _report(path: Path, decoded: Generator[bytes, None, None], digest: _Hash) ->
     stations: set[int] = set()
     ends: list[dict[str, Any]] = []
     count = 0
-    for batch, expected in _whole_records(path, decoded):
-        content.update(batch)
-        records = _parsed(path, batch, expected, count)
-        cpids.update(record["cp"] for record in records)
-        stations.update(record["stid"] for record in records)
-        ends = [(ends or records)[0], records[-1]]
-        count += expected
+    with closing(decoded), closing(_whole_records(path, decoded)) as batches:
+        for batch, expected in batches:
+            content.update(batch)
+            records = _parsed(path, batch, expected, count)
+            cpids.update(record["cp"] for record in records)
+            stations.update(record["stid"] for record in records)
+            ends = [(ends or records)[0], records[-1]]
+            count += expected
     if not ends:
         raise BadFile("no records", f"{path} decompresses to nothing: it holds no records")
     if len(stations) > 1:
@@ -324,18 +327,17 @@ def _report(path: Path, decoded: Generator[bytes, None, None], digest: _Hash) ->
     )
 
 
-def _whole_records(path: Path, decoded: Generator[bytes, None, None]) -> Iterator[tuple[bytes, int]]:
+def _whole_records(path: Path, decoded: Iterator[bytes]) -> Generator[tuple[bytes, int], None, None]:
     """Cut the decoded bytes between records: as many whole records as are there, and how many those are."""
     pending = bytearray()
     done = 0
-    with closing(decoded):
-        for chunk in decoded:
-            pending += chunk
-            end, count = _whole(path, pending, done)
-            if count:
-                yield bytes(memoryview(pending)[:end]), count
-                del pending[:end]
-                done += count
+    for chunk in decoded:
+        pending += chunk
+        end, count = _whole(path, pending, done)
+        if count:
+            yield bytes(memoryview(pending)[:end]), count
+            del pending[:end]
+            done += count
     if pending:
         raise BadFile("truncated", f"{path} ends within record {done + 1}: {len(pending)} bytes of it are there")
 
@@ -394,9 +396,10 @@ class _Unconfirmed(Exception):
     """lbzip2 did not confirm that a file is one whole stream; ``bz2`` has to say why."""
 
 
-def _decoded_by_lbzip2(path: Path, digest: _Hash, processes: int) -> Generator[bytes, None, None]:
+def _decoded_by(program: str, path: Path, digest: _Hash, processes: int) -> Generator[bytes, None, None]:
+    """The bytes that lbzip2 makes of a file with a marker behind it, less the marker."""
     marker = os.urandom(_MARKER_BYTES)
-    process = _start([str(shutil.which(LBZIP2)), "-d", "-n", str(processes)])
+    process = _start([program, "-d", "-n", str(processes)])
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     with ThreadPoolExecutor(1) as pool, process.stdout as drain, process.stderr:
         feeding = pool.submit(_feed, path, digest, process.stdin, bz2.compress(marker))
