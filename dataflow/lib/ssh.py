@@ -59,7 +59,7 @@ class Link:
             HostDown: the connection failed, or the other side gave no answer in time or an error.
         """
         try:
-            return _ask(self, verb, stdin, timeout_s)
+            return _ask(self, verb, stdin, timeout_s).stdout
         except HostDown:
             self.mark_down()
             raise
@@ -165,7 +165,7 @@ def _is_alive(link: Link, socket: Path, proof: Path) -> bool:
     return True
 
 
-def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> bytes:
+def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> command.Finished:
     machine = link.there.machine
     words = [machine.command, "receive", verb, "--host", link.there.host_name, "--radar", link.there.radar]
     finished = command.run(
@@ -176,13 +176,14 @@ def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> bytes:
         raise HostDown(f"{machine.name} ({machine.address}): {why}")
     if finished.returncode not in (0, 1):
         raise HostDown(f"receive on {machine.name} ended with {finished.returncode}: {finished.last_lines}")
-    return finished.stdout
+    return finished
 
 
 def _prove(link: Link, proof: Path) -> None:
     answer = _ask(link, "hello", b"", HELLO_TIMEOUT_S)
-    if not answer.startswith(b"{"):
-        raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {answer[:80]!r}")
+    if not answer.stdout.startswith(b"{"):
+        said = answer.last_lines or repr(answer.stdout[:80])
+        raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {said}")
     proof.touch()
 
 
