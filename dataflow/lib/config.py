@@ -185,9 +185,9 @@ class Flow:
     distribute: Distribute
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Here:
-    """One host of one radar: its machine, and its folders as paths on that machine.
+    """One host of one radar: its machine, and its folders as paths on that machine. It equals only itself.
 
     ``upstream``: the hosts that the radar's files pass before they come here, the first one first.
     """

@@ -89,6 +89,7 @@ def move(here: Here, source: Path, final: Path, sha256: str) -> None:
         Conflict: the final name holds other content.
     """
     add_name(here, source, final, sha256)
+    checksum.sync_folder(final.parent)
     place.release(source)
     checksum.sync_folder(source.parent)
 
@@ -97,14 +98,14 @@ def add_name(here: Here, source: Path, final: Path, sha256: str) -> None:
     """Give a file a second, final name: a link to it, or a verified copy where it cannot be linked.
 
     It cannot across file systems, nor where it belongs to somebody else (a file copied in by hand; see
-    fs.protected_hardlinks in proc(5)).
+    fs.protected_hardlinks in proc(5)). The name counts only after ``place.sync_folders``: many of one folder share that.
 
     Raises:
         Conflict: the final name holds other content. If it holds the same, nothing is done.
     """
     place.make_folder(here, final.parent)
     try:
-        place.link(source, final)
+        os.link(source, final, follow_symlinks=False)
     except FileExistsError:
         if not source.samefile(final):
             _holds(final, sha256)

@@ -7,8 +7,10 @@ manifest is closed when each of its files is gone from the working folders with 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from dataflow.lib import checksum, flag, names, place, summary
@@ -42,7 +44,8 @@ class Custody:
         if not entries:
             return
         flag.write(open_folder(self._here), self._here.radar, sender, self._run, entries, self._clock)
-        self._table().update({entry.name: entry for entry in entries})
+        if self._entries is not None:
+            self._entries.update({entry.name: entry for entry in entries})
 
     def entry_of(self, path: Path, settle_s: float) -> Entry:
         """The entry of a file that a step is to work on; a file without one is adopted, which is a record of its own.
@@ -117,15 +120,20 @@ def names_in_backlog(here: Here) -> set[str]:
 def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -> tuple[Path, str] | None:
     """Where a name already lies in some of this host's folders, with the hash of what lies there; the same hash is preferred."""
     found = None
-    for key in folders:
-        folder = here.folder(key, name.time, name.camera or "")
-        for path in (folder / name.text, folder / f"{name.text}.{sha256[:12]}"):
-            if place.is_regular(path):
+    for folder in _of_month(here, tuple(folders), name.time.replace(day=1, hour=0, minute=0, second=0), name.camera or ""):
+        for text in (f"{folder}/{name.text}", f"{folder}/{name.text}.{sha256[:12]}"):
+            if os.path.lexists(text) and place.is_regular(path := Path(text)):
                 existing = checksum.sha256(path)
                 if existing == sha256:
                     return path, existing
                 found = (path, existing)
     return found
+
+
+@lru_cache(maxsize=64)
+def _of_month(here: Here, folders: tuple[str, ...], month: datetime, camera: str) -> tuple[str, ...]:
+    """Where files of one month lie: a batch has thousands of them, and to put the paths together takes longer than to look."""
+    return tuple(str(here.folder(key, month, camera)) for key in folders)
 
 
 def _names_done(here: Here, since: date) -> set[str]:

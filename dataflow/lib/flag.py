@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ class Entry:
 
     def document(self) -> dict[str, Any]:
         """The entry as JSON has it, without what is unknown."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        return {key: value for key in self.__slots__ if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, slots=True)

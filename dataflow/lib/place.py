@@ -85,18 +85,9 @@ def publish(part: Path, final: Path) -> None:
     Raises:
         FileExistsError: the final name is taken; nothing is overwritten.
     """
-    link(part, final)
-    part.unlink()
-
-
-def link(path: Path, final: Path) -> None:
-    """Give a file another name, which must be free, and make the name durable.
-
-    Raises:
-        FileExistsError: the name is taken.
-    """
-    os.link(path, final, follow_symlinks=False)
+    os.link(part, final, follow_symlinks=False)
     checksum.sync_folder(final.parent)
+    part.unlink()
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +25,12 @@ from dataflow.lib import alert, checksum, copy, custody, flag, names, place, qua
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, Exit, TryLater
 from dataflow.lib.flag import Entry
-from dataflow.lib.names import Name
 from dataflow.lib.step import trouble
 
 LOGS_FOLDER = ".logs"
 ACCEPT_AT_ONCE = 500
+READ_AT_ONCE = 8
+"""Files that are synced and read back side by side: enough that their syncs meet in one commit of the journal."""
 _STALE_PARTIAL_S = 7 * 86400
 _MANIFEST_LIMIT_BYTES = 64 << 20
 Answer = dict[str, Any]
@@ -61,71 +64,122 @@ def _accept(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]
         yield _accept_some(ctx, sender, manifest[start : start + ACCEPT_AT_ONCE])
 
 
+@dataclass(slots=True)
+class _Arrival:
+    """One file of a manifest on its way through ``incoming``.
+
+    ``answer`` stays None as long as nothing is known against it; ``known`` is where its name has passed before, and the hash
+    of what lies there.
+    """
+
+    entry: Entry
+    path: Path
+    final: Path | None = None
+    action: str = "received"
+    known: tuple[Path, str] | None = None
+    answer: Answer | None = None
+    seconds: float = 0.0
+
+
 def _accept_some(ctx: Context, sender: str, entries: Sequence[Entry]) -> list[Answer]:
-    """Judge a group of files, make the manifest of the good ones durable, then put them in their places."""
-    answers: list[Answer] = []
-    good: list[tuple[Entry, Name, Path]] = []
-    for entry in entries:
-        started = time.monotonic()
-        try:
-            answer = _judge(ctx, entry, good)
-        except (TryLater, OSError) as error:
-            answer = {"outcome": "kept", "reason": trouble(error)}
-        if answer is not None:
-            answers.append({"name": entry.name, **answer, "seconds": round(time.monotonic() - started, 3)})
-    ctx.custody.admit([entry for entry, _, _ in good], sender)
-    placed = [{"name": entry.name, **_put(ctx, entry, name, final)} for entry, name, final in good]
-    place.sync_folders([final.parent for _, _, final in good])
-    answers.extend(placed)
-    for answer in answers:
-        _record(ctx, sender, answer, next(entry for entry in entries if entry.name == answer["name"]))
+    """Take in a group of files. What goes wrong with the machine and not with one file keeps the whole group."""
+    arrivals = [_Arrival(entry, ctx.folder("incoming") / entry.name) for entry in entries]
+    try:
+        _check_roots(ctx)
+        _take_in(ctx, sender, arrivals)
+        _check_roots(ctx)
+    except (TryLater, OSError) as error:
+        for arrival in arrivals:
+            arrival.answer = {"outcome": "kept", "reason": trouble(error)}
+    answers = [{"name": a.entry.name, **(a.answer or {}), "seconds": round(a.seconds, 3)} for a in arrivals]
+    for entry, answer in zip(entries, answers, strict=True):
+        _record(ctx, sender, answer, entry)
     ctx.log.sync()
     return answers
 
 
-def _judge(ctx: Context, entry: Entry, good: list[tuple[Entry, Name, Path]]) -> Answer | None:
-    """The answer for a file that goes no further; None for one that was added to ``good``."""
-    name = names.parse(entry.name)
-    folder = ctx.here.host.routes.get(name.kind.value) if name else None
-    if name is None or folder is None or name.radar not in (None, ctx.here.radar):
-        return {"outcome": "refused", "reason": f"this host takes no such file for {ctx.here.radar}"}
-    final = ctx.folder(folder, name.time, name.camera or "")
-    for root in {ctx.here.root_of("incoming"), ctx.here.root_of(folder)}:
+def _take_in(ctx: Context, sender: str, arrivals: Sequence[_Arrival]) -> None:
+    """Judge a group of files, make the manifest of the good ones durable, then put them in their places.
+
+    The whole group goes through each stage together, because what takes long is to wait for the disk: a folder is synced
+    once for all names in it, and files that are synced side by side share one commit of the file system's journal.
+    """
+    _each(arrivals, lambda arrival: _look(ctx, arrival))
+    with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+        list(pool.map(lambda n: _each(arrivals[n::READ_AT_ONCE], _verify), range(READ_AT_ONCE)))
+    _each(arrivals, lambda arrival: _refuse_conflict(ctx, arrival))
+    ctx.custody.admit([arrival.entry for arrival in arrivals if arrival.answer is None], sender)
+    _each(arrivals, lambda arrival: _add_name(ctx, arrival))
+    place.sync_folders(arrival.final.parent for arrival in arrivals if arrival.final and arrival.answer is None)
+    _each(arrivals, _release)
+    place.sync_folders([ctx.folder("incoming")])
+
+
+def _each(arrivals: Sequence[_Arrival], stage: Callable[[_Arrival], Answer | None]) -> None:
+    """Do one thing with every file that has no answer yet; what it returns is the file's answer, and so is trouble with it."""
+    for arrival in arrivals:
+        if arrival.answer is None:
+            started = time.monotonic()
+            try:
+                arrival.answer = stage(arrival)
+            except (TryLater, OSError) as error:
+                arrival.answer = {"outcome": "kept", "reason": trouble(error)}
+            arrival.seconds += time.monotonic() - started
+
+
+def _check_roots(ctx: Context) -> None:
+    for root in {ctx.here.root_of(key) for key in ("incoming", *ctx.here.host.routes.values())}:
         place.check_root(ctx.here, root)
-    arrived = ctx.folder("incoming") / entry.name
-    here_already = custody.passed_before(ctx.here, name, entry.sha256, ctx.here.host.passed)
-    if here_already and here_already[1] == entry.sha256:
-        arrived.unlink(missing_ok=True)
-        return {
-            "outcome": "done",
-            "action": "duplicate",
-            "reason": "duplicate: it has arrived before",
-            "destination": str(here_already[0]),
-        }
-    if not place.is_regular(arrived):
+
+
+def _look(ctx: Context, arrival: _Arrival) -> Answer | None:
+    """Find out where a file belongs and whether it has passed before."""
+    entry = arrival.entry
+    name = names.parse(entry.name)
+    route = ctx.here.host.routes.get(name.kind.value) if name else None
+    if name is None or route is None or name.radar not in (None, ctx.here.radar):
+        return {"outcome": "refused", "reason": f"this host takes no such file for {ctx.here.radar}"}
+    arrival.final = ctx.folder(route, name.time, name.camera or "") / entry.name
+    arrival.action = "received" if route in ctx.here.host.backlog else "archived"
+    arrival.known = custody.passed_before(ctx.here, name, entry.sha256, ctx.here.host.passed)
+    if arrival.known is None or arrival.known[1] != entry.sha256:
+        return None
+    arrival.path.unlink(missing_ok=True)
+    reason = "duplicate: it has arrived before"
+    return {"outcome": "done", "action": "duplicate", "reason": reason, "destination": str(arrival.known[0])}
+
+
+def _verify(arrival: _Arrival) -> Answer | None:
+    """Compare what lies on the disk with the manifest."""
+    if not place.is_regular(arrival.path):
         return {"outcome": "missing", "reason": "it did not arrive"}
-    found = checksum.sha256_on_disk(arrived)
-    if found != entry.sha256 or arrived.stat().st_size != entry.size:
-        arrived.unlink()
-        return {"outcome": "damaged", "reason": f"it arrived with hash {found}, not {entry.sha256}; the arrived copy was removed"}
-    if here_already:
-        return _quarantine_newcomer(ctx, arrived, copy.Conflict(here_already[0], here_already[1], entry.sha256))
-    good.append((entry, name, final / entry.name))
+    found = checksum.sha256_on_disk(arrival.path)
+    if found == arrival.entry.sha256 and arrival.path.stat().st_size == arrival.entry.size:
+        return None
+    arrival.path.unlink()
+    reason = f"it arrived with hash {found}, not {arrival.entry.sha256}; the arrived copy was removed"
+    return {"outcome": "damaged", "reason": reason}
+
+
+def _refuse_conflict(ctx: Context, arrival: _Arrival) -> Answer | None:
+    if arrival.known is None:
+        return None
+    return _quarantine_newcomer(ctx, arrival.path, copy.Conflict(*arrival.known, arrival.entry.sha256))
+
+
+def _add_name(ctx: Context, arrival: _Arrival) -> Answer | None:
+    assert arrival.final is not None
+    try:
+        place.own(ctx.here, arrival.path, ctx.here.file_mode)
+        copy.add_name(ctx.here, arrival.path, arrival.final, arrival.entry.sha256)
+    except BadFile as error:
+        return _quarantine_newcomer(ctx, arrival.path, error)
     return None
 
 
-def _put(ctx: Context, entry: Entry, name: Name, final: Path) -> Answer:
-    arrived = ctx.folder("incoming") / entry.name
-    try:
-        place.make_folder(ctx.here, final.parent)
-        place.own(ctx.here, arrived, ctx.here.file_mode)
-        copy.move(ctx.here, arrived, final, entry.sha256)
-    except BadFile as error:
-        return _quarantine_newcomer(ctx, arrived, error)
-    except (TryLater, OSError) as error:
-        return {"outcome": "kept", "reason": trouble(error)}
-    has_more_to_do = ctx.here.host.routes[name.kind.value] in ctx.here.host.backlog
-    return {"outcome": "done", "action": "received" if has_more_to_do else "archived", "destination": str(final)}
+def _release(arrival: _Arrival) -> Answer:
+    place.release(arrival.path)
+    return {"outcome": "done", "action": arrival.action, "destination": str(arrival.final)}
 
 
 def _quarantine_newcomer(ctx: Context, arrived: Path, error: BadFile) -> Answer:

@@ -41,6 +41,7 @@ class SummaryLog:
         self._common = {"run": run, "host": here.host_name, "machine": here.machine.name, "radar": here.radar, "step": step}
         self._step = step
         self._path: Path | None = None
+        self._day: date | None = None
         self._descriptor = -1
 
     def write(self, event: str, **fields: Any) -> None:
@@ -69,17 +70,17 @@ class SummaryLog:
         """Close the file; a later ``write`` opens it again."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._path, self._descriptor = None, -1
+        self._path, self._day, self._descriptor = None, None, -1
 
     def _open_for(self, now: datetime) -> None:
-        path = log_file(self._here, self._step, now.date())
-        if path == self._path:
+        if now.date() == self._day:
             return
         self.sync()
         self.close()
+        path = log_file(self._here, self._step, now.date())
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
-        self._path = path
+        self._path, self._day = path, now.date()
         size = os.fstat(self._descriptor).st_size
         if size == 0:
             checksum.sync_folder(path.parent)
