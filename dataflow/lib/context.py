@@ -48,7 +48,11 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One run of one step. ``part`` is the word after the step's name in the list (``data``, ``pictures``) or empty."""
+    """One run of one step.
+
+    ``part`` is the word after the step's name in the list (``data``, ``pictures``) or empty. ``heeds_pause`` is False for
+    files that a person asked for.
+    """
 
     config: Config
     here: Here
@@ -61,6 +65,7 @@ class Context:
     clock: Callable[[], datetime] = utc_now
     randomness: random.Random = field(default_factory=random.Random)
     requests: Requests = field(default_factory=Requests)
+    heeds_pause: bool = True
 
     @property
     def flow(self) -> Flow:
@@ -73,7 +78,7 @@ class Context:
 
     def should_stop(self) -> bool:
         """True when the step is to end after the file in hand: SIGTERM, or a person paused it."""
-        return self.requests.stop or pause_reason(self.here, self.step) is not None
+        return self.requests.stop or (self.heeds_pause and pause_reason(self.here, self.step) is not None)
 
 
 def open_context(

@@ -1,7 +1,7 @@
 """Quarantine: where a file goes that must go no further, with the reason beside it.
 
 ``<name>`` and ``<name>.reason.json``; a second file of that name gets its hash into the name. The reason is durable
-before the file moves, and across file systems the copy is verified before the file is released.
+before the file has its name there, and across file systems the copy is verified.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from dataflow.lib import checksum, copy, place
 from dataflow.lib.config import Here
+from dataflow.lib.errors import BadConfig
 from dataflow.lib.summary import timestamp
 
 REASON_ENDING = ".reason.json"
@@ -38,7 +39,18 @@ def put(here: Here, source: Path, kind: str, message: str, step: str, now: datet
     """Move a file into quarantine; returns where it lies now.
 
     Raises:
-        OSError, TryLater: the quarantine cannot take it; the file stays where it is.
+        OSError, TryLater, BadFile: the quarantine cannot take it; the file stays where it is.
+    """
+    final = admit(here, source, kind, message, step, now, details)
+    place.release(source)
+    return final
+
+
+def admit(here: Here, source: Path, kind: str, message: str, step: str, now: datetime, details: dict[str, Any]) -> Path:
+    """Give a file its name in quarantine; returns that. Who calls releases the source once the record of it is durable.
+
+    Raises:
+        OSError, TryLater, BadFile: the quarantine cannot take it.
     """
     place.check_root(here, here.root_of("quarantine"))
     folder = here.folder("quarantine")
@@ -49,7 +61,8 @@ def put(here: Here, source: Path, kind: str, message: str, step: str, now: datet
         final = folder / f"{source.name}.{digest[:12]}"
     reason = Reason(source.name, str(source), kind, message, step, timestamp(now), digest, details)
     place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(reason), indent=1).encode() + b"\n")
-    copy.move(here, source, final, digest)
+    copy.add_name(here, source, final, digest)
+    checksum.sync_folder(folder)
     return final
 
 
@@ -66,9 +79,12 @@ def retry(here: Here, path: Path) -> Path:
     """Put a quarantined file back where it came from, under its own name, to be tried again.
 
     Raises:
-        OSError: the place it came from is taken or missing.
+        Conflict: another file lies there now.
+        BadConfig: nothing tells where it came from.
     """
     reason = _reason_of(path)
+    if not reason.source:
+        raise BadConfig(f"nothing beside {path} tells where it came from: move it to its place by hand")
     back = Path(reason.source)
     copy.move(here, path, back, checksum.sha256(path))
     path.with_name(path.name + REASON_ENDING).unlink(missing_ok=True)

@@ -14,9 +14,9 @@ A shell step has the same shape, see ``shell_step``. The runner does the rest.
 from __future__ import annotations
 
 import ast
-import errno
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,18 +26,12 @@ from typing import Any, Literal, TypeVar
 from dataflow.lib import names, shell_step
 from dataflow.lib.config import step_file
 from dataflow.lib.context import Context
-from dataflow.lib.errors import BadConfig, BadFile, TryLater
+from dataflow.lib.errors import BadConfig, BadFile, DataflowError, TryLater
 from dataflow.lib.flag import Entry
 
 T = TypeVar("T")
+_OWN_STEPS = "own_step_"
 OUTCOMES = ("done", "kept", "quarantined", "skipped")
-_ENVIRONMENT_ERRORS = frozenset(
-    {
-        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOTCONN,
-        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBUSY, errno.ETIMEDOUT, errno.ENODEV, errno.ENXIO, errno.ENOENT,
-        errno.EEXIST, errno.EMLINK, errno.EFBIG, errno.EHOSTDOWN, errno.ENOTDIR, errno.EISDIR, errno.ELOOP,
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +98,14 @@ def attempt(file: Path, work: Callable[[Path], T]) -> T | Outcome:
         return kept(file, trouble(error))
 
 
-def trouble(error: TryLater | OSError) -> str:
-    """What to tell a person about trouble with the machine rather than with the file; an odd OSError is raised again."""
+def trouble(error: DataflowError | OSError) -> str:
+    """What to tell a person about trouble with the machine rather than with the file.
+
+    What the kernel refuses is the machine's; an OSError without a number is a library's own (HDF5) and raised again.
+    """
     if not isinstance(error, OSError):
         return str(error)
-    if error.errno not in _ENVIRONMENT_ERRORS:
+    if error.errno is None:
         raise error
     where = error.filename2 or error.filename
     return f"{error.strerror}" + (f": {names.printable(str(where))}" if where else "")
@@ -137,11 +134,14 @@ def load(name: str) -> ModuleType:
         return shell_step.as_module(path)
     if not name.startswith("/"):
         return importlib.import_module(f"dataflow.{path.parent.name}.{path.stem}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"{_OWN_STEPS}{path.stem}", path)
     if spec is None or spec.loader is None:
         raise BadConfig(f"the step {name} cannot be loaded as Python")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
+    if not (hasattr(module, "find") and hasattr(module, "handle")):
+        raise BadConfig(f"the step {name} has no functions find and handle")
     return module
 
 
