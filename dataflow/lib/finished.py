@@ -62,10 +62,12 @@ def day_folders(folder: Path) -> list[Path]:
 def _wait_s(path: Path, name: Name, has_later: bool, files: Files, now: datetime) -> float:
     """Seconds until the file counts as finished if nothing touches it; zero or less: it is finished."""
     try:
-        modified = path.stat().st_mtime
+        status = path.stat()
     except FileNotFoundError:
         return 0.0
-    still_s = now.timestamp() - modified
+    # Dated into the future by a wrong clock, a file would never be still; its inode tells when it changed.
+    is_in_future = status.st_mtime > now.timestamp()
+    still_s = now.timestamp() - (status.st_ctime if is_in_future else status.st_mtime)
     if has_later:
         return files.unchanged_s - still_s
     start = name.time
