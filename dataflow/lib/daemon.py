@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from dataflow.lib import alert, command, finished, flag, lock, place, sdnotify
@@ -52,6 +53,7 @@ class Chain:
     failures: int = 0
     stuck: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     runs: int = 0
+    began: datetime | None = None
     held: ExitStack = field(default_factory=ExitStack)
 
     def run(self, watch: Watch) -> Exit:
@@ -78,11 +80,15 @@ class Chain:
         if code in (Exit.BUG, Exit.UNREACHABLE):
             back_off_s = min(times.back_off_first_s * 2.0 ** min(self.failures - 1, 20), times.back_off_last_s)
             return min(back_off_s * self.ctx.randomness.uniform(0.75, 1.25), times.back_off_last_s)
-        if self.ctx.here.host.waits_on == "data":
-            next_s = finished.look(self.ctx.folder("data"), self.ctx.flow.files, self.ctx.clock()).next_s
-            if next_s is not None:
-                return min(times.look_every_s, max(next_s, TICK_S))
-        return times.look_every_s
+        next_s = self._seconds_to_next_file()
+        return times.look_every_s if next_s is None else min(times.look_every_s, max(next_s, TICK_S))
+
+    def _seconds_to_next_file(self) -> float | None:
+        """Until a file that the last run had to leave may be finished; it may have become so while that run worked."""
+        if self.ctx.here.host.waits_on != "data" or self.began is None:
+            return None
+        next_s = finished.look(self.ctx.folder("data"), self.ctx.flow.files, self.began).next_s
+        return None if next_s is None else next_s - (self.ctx.clock() - self.began).total_seconds()
 
     def _asked_to_stop(self) -> bool:
         """What is asked again and again while another process holds the lock; whoever waits is not hanging."""
@@ -142,6 +148,7 @@ class Chain:
     def _run_list(self, watch: Watch) -> Exit:
         watch.flag_came = False
         self.runs += 1
+        self.began = self.ctx.clock()
         codes: list[Exit] = []
         below_flag = False
         for entry in self.ctx.here.host.steps:
