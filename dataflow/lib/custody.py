@@ -21,6 +21,9 @@ from dataflow.lib.names import Name
 from dataflow.lib.summary import SummaryLog
 
 ADOPTED = "adopted"
+FINISHED = ("done", "quarantined")
+MISSING_AFTER_S = 600.0
+"""How old a manifest is before a name that is not to be seen is called missing: over NFS a folder is seen late."""
 RECORDS_DAYS = 30
 """How far back the records are searched for what became of a file; a manifest open for longer waits for a person."""
 
@@ -57,7 +60,7 @@ class Custody:
         if found is not None:
             return found
         before = path.stat()
-        age_s = self._clock().timestamp() - max(before.st_mtime, before.st_ctime)
+        age_s = self._clock().timestamp() - before.st_ctime
         if age_s < settle_s:
             raise TryLater(
                 f"no manifest lists it and it changed {max(age_s, 0):.0f} s ago; adopted when still for {settle_s:.0f} s"
@@ -80,15 +83,20 @@ class Custody:
         if not open_flags:
             return []
         waiting = names_in_backlog(self._here)
-        gone = {e.name for _, f in open_flags for e in f.files if e.name not in waiting}
-        oldest = min(summary.moment(f.sent) for _, f in open_flags)
+        oldest = min(summary.moment(manifest.sent) for _, manifest in open_flags)
         horizon = self._clock() - timedelta(days=RECORDS_DAYS)
-        done = _names_done(self._here, summary.day_before(max(oldest, horizon), 1)) if gone else set()
+        is_any_gone = any(entry.name not in waiting for _, manifest in open_flags for entry in manifest.files)
+        outcomes = _last_outcomes(self._here, summary.day_before(max(oldest, horizon), 1)) if is_any_gone else {}
+        missing: set[str] = set()
         for path, manifest in open_flags:
-            if all(entry.name in done and entry.name not in waiting for entry in manifest.files):
+            names_listed = {entry.name for entry in manifest.files}
+            gone = names_listed - waiting
+            if gone == names_listed and all(outcomes.get(name) in FINISHED for name in gone):
                 path.unlink(missing_ok=True)
                 self._entries = None
-        return sorted(gone - done)
+            elif self._clock().timestamp() - path.stat().st_mtime > MISSING_AFTER_S:
+                missing |= gone - outcomes.keys()
+        return sorted(missing)
 
     def _table(self) -> dict[str, Entry]:
         if self._entries is None:
@@ -136,10 +144,11 @@ def _of_month(here: Here, folders: tuple[str, ...], month: datetime, camera: str
     return tuple(str(here.folder(key, month, camera)) for key in folders)
 
 
-def _names_done(here: Here, since: date) -> set[str]:
-    """The names that are done here by the records since a day; what `receive` puts into a working folder is only begun."""
-    return {
-        Path(str(record["file"])).name
-        for record in summary.records(summary.own_files(here, since))
-        if record["event"] == "file" and record.get("outcome") in ("done", "quarantined") and record.get("action") != "received"
-    }
+def _last_outcomes(here: Here, since: date) -> dict[str, str]:
+    """What the records since a day say last of each name; what `receive` puts into a working folder is only begun."""
+    last: dict[str, tuple[str, str]] = {}
+    for record in summary.records(summary.own_files(here, since)):
+        if record["event"] == "file" and record["outcome"] != "skipped" and record.get("action") != "received":
+            name, told = Path(str(record["file"])).name, (str(record["time"]), str(record["outcome"]))
+            last[name] = max(told, last.get(name, told))
+    return {name: outcome for name, (_, outcome) in last.items()}
