@@ -31,7 +31,7 @@ ERASE_LINE = "\r\033[K"
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run one command; its exit code is the contract of every command."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    arguments = _parser().parse_args(argv)
+    arguments = _parsed(argv)
     try:
         return int(arguments.command(arguments))
     except KeyboardInterrupt:
@@ -349,6 +349,17 @@ def _result_text(result: Result) -> str:
     counts = [f"{result.details[word]} {word}" for word in ("records", "sequences", "bytes") if word in result.details]
     antennas = [f"antenna {antenna} is {state}" for antenna, state in result.details.get("antennas", {}).items()]
     return f"{result.outcome:8} {result.outputs[-1]}{many}: {', '.join([*counts, *antennas])}"
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; files may also come after options, which argparse by itself does not take from a subcommand."""
+    parser = _parser()
+    arguments, late = parser.parse_known_args(argv)
+    if late and ("files" not in arguments or any(word.startswith("-") for word in late)):
+        parser.error(f"unrecognized arguments: {shlex.join(late)}")
+    if late:
+        arguments.files = [*arguments.files, *map(Path, late)]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -67,6 +67,15 @@ def test_convert_into_a_folder_that_is_made_for_it(block, tmp_path):
     assert names_in(out) == {DMAP, DMAP.replace("sas.a", "sas.b")}
 
 
+def test_files_may_come_before_and_after_options(block, tmp_path, capsys):
+    one, other = str(block / RAWACF), str(block / RAWACF.replace("sas.0", "sas.1"))
+    assert cli.main(["convert", one, "-o", str(tmp_path / "out"), other]) == 0
+    assert names_in(tmp_path / "out") == {DMAP, DMAP.replace("sas.a", "sas.b")}
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["convert", one, "--output-folder", str(tmp_path), other])
+    assert ended.value.code == 2 and "--output-folder" in capsys.readouterr().err
+
+
 def test_convert_names_the_file_for_one_input(block, tmp_path):
     assert cli.main(["convert", str(block / RAWACF), "-o", str(tmp_path / "mine.bz2")]) == 0
     assert len(darn_dmap.read_rawacf((tmp_path / "mine.bz2").read_bytes(), mode="strict")) == 3
