@@ -17,6 +17,7 @@ SHELL := /bin/bash
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
+MEASUREMENTS := $(shell grep -l '^if __name__ == "__main__"' bench/*.py)
 DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
 READY := .venv/ready
 
@@ -36,7 +37,7 @@ lint: test-programs $(READY)
 	shellcheck -x $(SHELL_FILES)
 
 bench: demo-programs $(READY)
-	for measurement in bench/*.py; do echo "== $$measurement"; .venv/bin/python "$$measurement"; done
+	missed=0; for measurement in $(MEASUREMENTS); do .venv/bin/python "$$measurement" || missed=1; done; exit $$missed
 
 check: $(READY)
 	.venv/bin/dataflow check $(HOST) $(if $(RADAR),--radar $(RADAR))
