@@ -65,9 +65,10 @@ def _wait_s(path: Path, name: Name, has_later: bool, files: Files, now: datetime
         status = path.stat()
     except FileNotFoundError:
         return 0.0
-    # Dated into the future by a wrong clock, a file would never be still; its inode tells when it changed.
+    # Dated into the future, a file would never be still; its inode tells when it changed. If that is in the future too, the
+    # clock has been set back since: a file that is written now is dated now, so the distance counts either way.
     is_in_future = status.st_mtime > now.timestamp()
-    still_s = now.timestamp() - (status.st_ctime if is_in_future else status.st_mtime)
+    still_s = abs(now.timestamp() - (status.st_ctime if is_in_future else status.st_mtime))
     if has_later:
         return files.unchanged_s - still_s
     start = name.time
