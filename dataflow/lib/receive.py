@@ -86,6 +86,7 @@ def _accept_some(ctx: Context, sender: str, entries: Sequence[Entry]) -> list[An
     arrivals = [_Arrival(entry, ctx.folder("incoming") / entry.name) for entry in entries]
     try:
         _check_roots(ctx)
+        place.make_folder(ctx.here, ctx.folder("incoming"))
         _take_in(ctx, sender, arrivals)
         _check_roots(ctx)
     except (TryLater, OSError) as error:
