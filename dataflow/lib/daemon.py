@@ -125,7 +125,7 @@ class Chain:
     def _keep_manifest(self, path: Path) -> bool:
         """Keep the manifest of one flag; False when it cannot be read and was set aside."""
         try:
-            found = flag.decode(path.read_bytes())
+            found = flag.read(path)
         except BadFile as error:
             self._set_aside(path, error)
             return False

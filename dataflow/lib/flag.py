@@ -95,6 +95,17 @@ def decode(content: bytes) -> Flag:
     return found
 
 
+def read(path: Path) -> Flag:
+    """Read the flag in a file.
+
+    Raises:
+        BadFile: as ``decode``, or it is no regular file; to open a FIFO would wait for ever.
+    """
+    if not place.is_regular(path):
+        raise BadFile("unreadable flag", "it is no regular file")
+    return decode(path.read_bytes())
+
+
 def entries(content: bytes) -> tuple[Entry, ...]:
     """The entries of a manifest that is sent with the files themselves: ``{"v":1,"files":[...]}``.
 
@@ -123,7 +134,7 @@ def read_folder(folder: Path) -> list[tuple[Path, Flag]]:
     found = []
     for path in place.scan(folder):
         try:
-            found.append((path, decode(path.read_bytes())))
+            found.append((path, read(path)))
         except (BadFile, OSError):
             continue
     return found

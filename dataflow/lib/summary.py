@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum
+from dataflow.lib import checksum, place
 from dataflow.lib.config import Here
 
 VERSION = 1
@@ -96,13 +96,18 @@ def log_file(here: Here, step: str, day: date) -> Path:
 def own_files(here: Here, since: date, step: str | None = None) -> list[Path]:
     """This host's log files for its radar from a day on, oldest first."""
     pattern = f"{step or '*'}/summary/*/*/*.{here.radar}.*.jsonl"
-    return sorted((p for p in here.logs.glob(pattern) if p.name[:8] >= f"{since:%Y%m%d}"), key=lambda p: p.name)
+    return _logs(here.logs, pattern, since)
 
 
 def relayed_files(here: Here, since: date) -> list[Path]:
     """The log files that other hosts handed to this one, from a day on, oldest first."""
     pattern = f"{here.radar}/*/*.jsonl"
-    return sorted((p for p in here.relayed_logs.glob(pattern) if p.name[:8] >= f"{since:%Y%m%d}"), key=lambda p: p.name)
+    return _logs(here.relayed_logs, pattern, since)
+
+
+def _logs(folder: Path, pattern: str, since: date) -> list[Path]:
+    found = (path for path in folder.glob(pattern) if path.name[:8] >= f"{since:%Y%m%d}" and place.is_regular(path))
+    return sorted(found, key=lambda path: path.name)
 
 
 def records(files: list[Path]) -> Iterator[Record]:
