@@ -1,4 +1,4 @@
-"""What the picture of one antenna and the contact sheet share: the colours of power, the axis of sequences, the words.
+"""What pictures of radar data share: the colours of power, the axis of sequences or records, and the words beside them.
 
 The horizontal axis counts sequences, not seconds: every sequence has the same width however long the radar paused before
 it. Pauses are marked, and times in UTC stand where their sequences are.
@@ -7,8 +7,10 @@ it. Pauses are marked, and times in UTC stand where their sequences are.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dataflow.lib.antenna_health import AntennaHealth, State
@@ -23,6 +25,26 @@ _PAUSE_S = 60.0
 _NAME_CHARACTERS = 40
 
 
+class Timed(Protocol):
+    """What an axis counts, and when: for each record how many there are, and the Unix times of the first and the last."""
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
+        """(records,)."""
+
+    @property
+    def began_s(self) -> Times:
+        """(records,)."""
+
+    @property
+    def ended_s(self) -> Times:
+        """(records,)."""
+
+    @property
+    def total_sequences(self) -> int:
+        """The sum of ``sequences``, which is above zero."""
+
+
 def heat_map(brightest: Floats, width: int, sample_height: int) -> Image.Image:
     """Power (columns, samples) as colours, sample 0 at the bottom; ``width`` divides ``COLUMNS`` or is equal to it.
 
@@ -35,7 +57,7 @@ def heat_map(brightest: Floats, width: int, sample_height: int) -> Image.Image:
     return coloured(power_db.T[::-1], POWER).resize((width, SAMPLES * sample_height), Image.Resampling.NEAREST)
 
 
-def ticks(found: Survey, most: int) -> list[tuple[float, str, int]]:
+def ticks(found: Timed, most: int) -> list[tuple[float, str, int]]:
     """Round times on the axis of sequences: where (0 to 1), how they read in UTC, and the sequence that begins then.
 
     At most about ``most`` of them; none in a pause of the radar, which has no place on the axis. If no round time is left,
@@ -54,7 +76,7 @@ def ticks(found: Survey, most: int) -> list[tuple[float, str, int]]:
     return result or [(0.0, f"{_utc(begin_s):%H:%M:%S}", 0)]
 
 
-def draw_pauses(canvas: Canvas, found: Survey, left: float, width: float, between: tuple[float, float]) -> None:
+def draw_pauses(canvas: Canvas, found: Timed, left: float, width: float, between: tuple[float, float]) -> None:
     """A white line with dark edges where the radar paused, over an axis from ``left`` on, from top to bottom."""
     for sequence in pauses(found):
         x = left + width * sequence / found.total_sequences
@@ -62,7 +84,7 @@ def draw_pauses(canvas: Canvas, found: Survey, left: float, width: float, betwee
         canvas.box((x - 0.5, between[0], x + 0.5, between[1]), fill="white")
 
 
-def pauses(found: Survey) -> list[int]:
+def pauses(found: Timed) -> list[int]:
     """The first sequence after each pause."""
     firsts = np.cumsum(found.sequences)[:-1]
     pauses_s = found.began_s[1:] - found.ended_s[:-1]
@@ -70,23 +92,30 @@ def pauses(found: Survey) -> list[int]:
     return [int(each) for each in firsts[long & (firsts > 0)]]
 
 
-def span_text(found: Survey) -> str:
-    """From when to when the file goes, in UTC, and how much it holds."""
+def span_text(found: Timed) -> str:
+    """From when to when the file goes, in UTC."""
     times_s, _ = _known_times(found)
     begin, end = _utc(float(times_s[0])), _utc(float(times_s[-1]))
     form = "%H:%M:%S" if end.date() == begin.date() else "%Y-%m-%d %H:%M:%S"
-    records, sequences = len(found.records), found.total_sequences
-    return (
-        f"{begin:%Y-%m-%d %H:%M:%S} to {end:{form}} UTC,  {records:,} record{'s' * (records != 1)},"
-        f"  {sequences:,} sequence{'s' * (sequences != 1)}"
-    )
+    return f"{begin:%Y-%m-%d %H:%M:%S} to {end:{form}} UTC"
 
 
-def experiment_text(found: Survey) -> str:
-    """Experiment, CPID and slice."""
-    name = found.experiment_name
+def amount_text(count: int, thing: str) -> str:
+    """A number of things: ``2,400 records``."""
+    return f"{count:,} {thing}{'s' * (count != 1)}"
+
+
+def experiment_text(name: str, cpid: int, slice_id: int) -> str:
+    """Experiment, CPID and slice; a long name is cut."""
     shown = name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 2]}…"
-    return f"{shown} (CPID {found.experiment_id}), slice {found.slice_id}"
+    return f"{shown} (CPID {cpid}), slice {slice_id}"
+
+
+def survey_texts(found: Survey) -> tuple[str, str]:
+    """What an antennas_iq file is, and what it holds."""
+    holds = f"{amount_text(len(found.records), 'record')},  {amount_text(found.total_sequences, 'sequence')}"
+    experiment = experiment_text(found.experiment_name, found.experiment_id, found.slice_id)
+    return experiment, f"{span_text(found)},  {holds}"
 
 
 def reduction_text(found: Survey) -> str:
@@ -103,7 +132,7 @@ def level_text(health: AntennaHealth) -> tuple[str, str]:
     return f"{health.median_db:.1f} dB".replace("-", "−"), drift if health.state is State.DRIFTING else distance
 
 
-def _known_times(found: Survey) -> tuple[Times, Times]:
+def _known_times(found: Timed) -> tuple[Times, Times]:
     """Times that never go back, and the sequences that began at them: the first and the last of every record."""
     heard = found.sequences > 0
     counts = found.sequences[heard]

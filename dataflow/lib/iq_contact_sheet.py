@@ -7,7 +7,7 @@ from PIL import Image
 
 from dataflow.lib.antenna_health import AntennaHealth, HealthThresholds, State
 from dataflow.lib.canvas import GREEN, GREY, INK, RED, Canvas, new_canvas, text_width
-from dataflow.lib.iq_axes import POWER, draw_pauses, experiment_text, heat_map, level_text, reduction_text, span_text, ticks
+from dataflow.lib.iq_axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
 from dataflow.lib.iq_samples import COLUMNS, SAMPLES, Floats, Survey
 
 _CELLS = 4
@@ -57,12 +57,13 @@ def _groups(found: Survey, health: tuple[AntennaHealth, ...]) -> list[tuple[str,
 
 
 def _draw_titles(canvas: Canvas, found: Survey, health: tuple[AntennaHealth, ...], thresholds: HealthThresholds) -> None:
-    width = canvas.text(_LEFT, 36, f"{found.station.upper()}  {experiment_text(found)}", size=30, bold=True, anchor="lm")
+    experiment, span = survey_texts(found)
+    width = canvas.text(_LEFT, 36, f"{found.station.upper()}  {experiment}", size=30, bold=True, anchor="lm")
     verdict, colour = _verdict(health)
     left = _LEFT + width + 40
     size = 26 * min(1, (_SHEET_WIDTH - left - 20) / text_width(verdict, 26))
     canvas.text(left, 36, verdict, size=size, anchor="lm", fill=colour, bold=True)
-    canvas.text(_LEFT, 60, f"{span_text(found)}.  Samples 0 to {SAMPLES - 1} of each sequence; {reduction_text(found)}", size=18)
+    canvas.text(_LEFT, 60, f"{span}.  Samples 0 to {SAMPLES - 1} of each sequence; {reduction_text(found)}", size=18)
     explanation = (
         "Median power, and its distance from the median of the array.  "
         f"dead: {thresholds.dead_below_db:g} dB below;  noisy: {thresholds.noisy_above_db:g} dB above;  "

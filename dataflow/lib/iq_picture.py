@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataflow.lib.antenna_health import AntennaHealth, State
 from dataflow.lib.canvas import BLUE, GREY, INK, PALE_BLUE, RED, Canvas, new_canvas, write
-from dataflow.lib.iq_axes import POWER, draw_pauses, experiment_text, heat_map, level_text, reduction_text, span_text, ticks
+from dataflow.lib.iq_axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
 from dataflow.lib.iq_samples import COLUMNS, SAMPLES, Floats, Survey
 
 FULL = 3
@@ -61,14 +61,15 @@ def antenna_picture(found: Survey, brightest: Floats, health: AntennaHealth, mai
 
 def _draw_titles(canvas: Canvas, found: Survey, health: AntennaHealth, main: bool) -> None:
     group = "main array" if main else "interferometer"
+    experiment, span = survey_texts(found)
     levels = "median {}, {}".format(*level_text(health))
     if health.state is State.GOOD:
         verdict, colour = f"{levels} from the array", GREY
     else:
         verdict, colour = f"{health.state.upper()}: {levels}", RED
     canvas.text(_LEFT, 10, f"{found.station.upper()}  antenna {health.antenna}  ({group})", size=17, bold=True)
-    canvas.text(_LEFT, 36, span_text(found), fill=GREY)
-    canvas.text(_MARGIN, 12, experiment_text(found), size=14, anchor="ra")
+    canvas.text(_LEFT, 36, span, fill=GREY)
+    canvas.text(_MARGIN, 12, experiment, size=14, anchor="ra")
     canvas.text(_MARGIN, 36, verdict, anchor="ra", fill=colour, bold=colour == RED)
 
 

@@ -58,7 +58,7 @@ _SHARED = (
     "slice_id",
     "station",
 )
-_PLAUSIBLE_TIMES_S = (315_532_800.0, 4_102_444_800.0)
+PLAUSIBLE_TIMES_S = (315_532_800.0, 4_102_444_800.0)
 """1980, before any radar of the network, to 2100."""
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, ArithmeticError)
 """What h5py raises on a damaged file, depending on where the damage lies."""
@@ -275,7 +275,7 @@ def _times(path: Path, names: list[str]) -> tuple[NDArray[np.int64], Times, Time
     """Number of sequences and times of the first and last one of every record."""
     sequences = np.zeros(len(names), np.int64)
     began_s, ended_s = np.zeros(len(names)), np.zeros(len(names))
-    latest_s = _PLAUSIBLE_TIMES_S[0]
+    latest_s = PLAUSIBLE_TIMES_S[0]
     for start in range(0, len(names), RECORDS_PER_OPENING):
         with _opened(path) as file:
             for index, record in enumerate(names[start : start + RECORDS_PER_OPENING], start):
@@ -297,7 +297,7 @@ def _record_times(file: File, record: str) -> Times:
     times_s = np.empty(shape)
     if shape[0]:
         dataset.read(h5s.ALL, h5s.ALL, times_s)
-        earliest_s, latest_s = _PLAUSIBLE_TIMES_S
+        earliest_s, latest_s = PLAUSIBLE_TIMES_S
         if not ((times_s > earliest_s) & (times_s < latest_s)).all():
             raise ValueError(f"{times_s.min()} to {times_s.max()} are not the times (Unix time, seconds) of a radar")
     return times_s
