@@ -127,9 +127,9 @@ class Transfer:
     """Size of the batches that go over a link."""
 
     no_progress_s: int
-    data_batch_files: int
+    batch_files: int
     data_batch_bytes: int
-    picture_batch_files: int
+    picture_batch_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +106,12 @@ def entries_of(ctx: Context, files: Sequence[Path]) -> tuple[dict[Path, Entry], 
     return entries, not_ready
 
 
-def take_while(files: Sequence[Path], limit_files: int, limit_bytes: int, size_of: Callable[[Path], int]) -> int:
+def take_while(files: Sequence[Path], limit_files: int, limit_bytes: int) -> int:
     """How many of the files make one batch: at least one, within a number and a total size in bytes."""
     total = 0
     for count, file in enumerate(files[:limit_files]):
-        total += size_of(file)
+        with suppress(FileNotFoundError):  # removed meanwhile, which is the batch's own trouble
+            total += file.lstat().st_size
         if total > limit_bytes:
             return max(count, 1)
     return min(len(files), limit_files)
