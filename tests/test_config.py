@@ -115,8 +115,6 @@ def test_a_missing_key_is_told_where_it_should_be(write):
         ("  settle_s: 60", "  settle_s: -1", "files.settle_s", "must be zero or more, not -1.0"),
         ("  block_s: 7200", "  block_s: 0", "files.block_s", "must be more than zero"),
         ("  max_conversions: 2", "  max_conversions: 0", "campus.max_conversions", "must be more than zero, not 0"),
-        ("  last_sample: 70", "  last_sample: 0", "plots.last_sample", "must be more than first_sample"),
-        ("  max_db: 80.0", "  max_db: 30", "plots.max_db", "must be more than min_db"),
     ],
 )  # fmt: skip
 def test_a_fault_of_meaning_is_told_with_its_line(write, old, new, key, finding):

@@ -267,6 +267,20 @@ def test_every_configuration_key_that_is_named_is_one():
     assert checked >= 8
 
 
+def test_every_number_of_the_configuration_is_used():
+    code = "".join(path.read_text() for path in MODULES if path.name != "config.py")
+    sections = {
+        name: getattr(config, name.capitalize(), None) for name in ("files", "daemon", "ssh", "transfer", "plots", "campus")
+    }
+    unused = [
+        f"{name}.{field.name}"
+        for name, section in sections.items()
+        for field in dataclasses.fields(section)
+        if not re.search(rf"\.{field.name}\b", code)
+    ]
+    assert not unused
+
+
 def test_the_design_names_every_module_of_lib_and_no_other():
     house = DESIGN[DESIGN.index("## 12.") : DESIGN.index("## 13.")]
     named = {
