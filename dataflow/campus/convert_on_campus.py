@@ -102,7 +102,10 @@ def _same_content(existing: Path, made: conversion.Conversion, parent: Entry) ->
     Raises:
         Conflict: it holds other records than this HDF5 file gives.
     """
-    found = dmap.inspect(existing)
+    try:
+        found = dmap.inspect(existing)
+    except BadFile as error:
+        raise copy.Conflict(existing, checksum.sha256(existing), made.sha256) from error
     if found.content_sha256 != made.content_sha256:
         raise copy.Conflict(existing, found.sha256, made.sha256)
     return Entry(
