@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 from dataflow.lib import alert, flag, names, place, quarantine
 from dataflow.lib.context import Context
@@ -81,7 +82,7 @@ class Ledger:
             self.bytes += outcome.bytes or 0
         else:
             ctx.say(f"{outcome.outcome} {name}: {outcome.reason}")
-        if outcome.outcome == "quarantined":
+        if outcome.outcome == "quarantined" and isinstance(outcome.destination, Path):  # another host tells what it set aside
             message = f"quarantined {name}: {outcome.reason}"
             alert.tell(ctx.log, message, file=name, kind=outcome.kind, destination=destination)
 
