@@ -24,7 +24,7 @@ from pathlib import Path
 from dataflow.lib import command
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Context
-from dataflow.lib.errors import BadConfig, HostDown
+from dataflow.lib.errors import BadConfig, HostDown, TryLater
 
 PROVED_S = 30.0
 HELLO_TIMEOUT_S = 20.0
@@ -41,6 +41,7 @@ class Link:
     ctx: Context
     there: Here
     argv: tuple[str, ...]
+    proof: Path
 
     @property
     def destination(self) -> str:
@@ -64,6 +65,15 @@ class Link:
             self.mark_down()
             raise
 
+    def require_place(self) -> None:
+        """Make sure that the other machine had a place for files when it was last asked.
+
+        Raises:
+            TryLater: its disk is not mounted or full.
+        """
+        if said := self.proof.read_text(encoding="utf-8"):
+            raise TryLater(f"{self.there.machine.name} has no place for files now: {said}")
+
     def mark_down(self) -> None:
         """Let the later steps of this run of the list leave the machine alone: each would wait for its own time limit."""
         if run := os.environ.get(CHAIN_RUN_VARIABLE):
@@ -78,16 +88,16 @@ def connect(ctx: Context, host: str) -> Link:
     """
     there = ctx.config.here(host, ctx.here.radar)
     socket = control_socket(ctx.config, ctx.here, there)
-    link = Link(ctx, there, (*_base(ctx, there, socket), "-o", "ControlMaster=no", "-o", "ProxyCommand=false"))
-    proof = socket.with_suffix(".proved")
+    argv = (*_base(ctx, there, socket), "-o", "ControlMaster=no", "-o", "ProxyCommand=false")
+    link = Link(ctx, there, argv, socket.with_suffix(".proved"))
     _refuse_if_found_down(ctx, there)
     try:
         with _attempt_lock(socket):
-            if not _is_alive(link, socket, proof):
+            if not _is_alive(link, socket):
                 close(socket)
                 _spend(ctx, there)
                 _start_master(ctx, there, socket)
-                _prove(link, proof)
+                _prove(link)
     except HostDown:
         link.mark_down()
         raise
@@ -152,14 +162,14 @@ def _start_master(ctx: Context, there: Here, socket: Path) -> None:
         raise HostDown(f"cannot connect to {there.machine.name} ({there.machine.address} port {there.machine.port}): {said}")
 
 
-def _is_alive(link: Link, socket: Path, proof: Path) -> bool:
+def _is_alive(link: Link, socket: Path) -> bool:
     """True when the shared connection exists and its peer answers, or did so a moment ago."""
     if not socket.exists():
         return False
-    if _recent(proof) and _master_answers(link):
+    if _recent(link.proof) and _master_answers(link):
         return True
     try:
-        _prove(link, proof)
+        _prove(link)
     except HostDown:
         return False
     return True
@@ -179,17 +189,22 @@ def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> command.Finis
     return finished
 
 
-def _prove(link: Link, proof: Path) -> None:
+def _prove(link: Link) -> None:
+    """Ask for a round trip; what the other machine says is wrong with its place for files is kept for who wants to send some."""
     answer = _ask(link, "hello", b"", HELLO_TIMEOUT_S)
-    if not answer.stdout.startswith(b"{"):
+    try:
+        trouble = str(dict(json.loads(answer.stdout)).get("trouble", ""))
+    except (ValueError, TypeError) as error:
         said = answer.last_lines or repr(answer.stdout[:80])
-        raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {said}")
-    proof.touch()
+        raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {said}") from error
+    link.proof.write_text(trouble, encoding="utf-8")
 
 
 def _recent(proof: Path) -> bool:
+    """True for a proof of a moment ago, if nothing was wrong then."""
     try:
-        return 0 <= time.time() - proof.stat().st_mtime < PROVED_S
+        status = proof.stat()
+        return status.st_size == 0 and 0 <= time.time() - status.st_mtime < PROVED_S
     except FileNotFoundError:
         return False
 

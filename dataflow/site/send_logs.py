@@ -33,6 +33,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     if ctx.here.host.next is None:
         raise BadConfig(f"hosts.{ctx.here.host_name}.next is not set, so send_logs has nobody to send to")
     link = ssh.connect(ctx, ctx.here.host.next)
+    link.require_place()
     tree = _tree_of_links(ctx, files)
     try:
         target = f"{link.destination}:{link.there.folder('incoming')}/{receive.LOGS_FOLDER}/"
