@@ -83,8 +83,10 @@ def _checked(path: Path, name: Name, entry: Entry) -> Entry:
 
     Raises:
         BadFile: its bytes are not what they were, or the DMAP is damaged or of another radar or time than its name says.
+        TryLater: it changed while it was read.
     """
-    if (found := checksum.sha256_on_disk(path)) != entry.sha256:
+    found, _ = checksum.sha256_of_still(path)
+    if found != entry.sha256:
         raise BadFile("changed since hashed", f"{path.name} has hash {found}, it was {entry.sha256}: damaged on disk?")
     if name.kind is not Kind.DMAP or entry.records is not None:
         return entry

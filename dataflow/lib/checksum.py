@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from dataflow.lib.errors import TryLater
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -26,6 +28,25 @@ def sha256_on_disk(path: Path) -> str:
     """
     sync_file(path)
     return sha256(path)
+
+
+def sha256_of_still(path: Path) -> tuple[str, int]:
+    """SHA-256 and size in bytes of what lies on the disk, of a file that nobody writes to meanwhile.
+
+    Raises:
+        TryLater: it changed while it was read.
+    """
+    before = stamp(path)
+    digest = sha256_on_disk(path)
+    if stamp(path) != before:
+        raise TryLater(f"{path.name} changed while it was read; it is tried again when it lies still")
+    return digest, before[1]
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Inode, size and modification time in nanoseconds: while these are the same, so is the content."""
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def sync_file(path: Path) -> None:

@@ -62,7 +62,7 @@ def convert(
     """
     names.dmap_of(name)
     with _environment_not_to_blame(name), _removed_on_failure(part):
-        before = _signature(source)
+        before = checksum.stamp(source)
         with ThreadPoolExecutor(1) as pool:
             hashing = pool.submit(checksum.sha256, source)
             try:
@@ -135,13 +135,8 @@ def _is_what_was_encoded(part: Path, written: dmap.Written) -> bool:
         return False
 
 
-def _signature(source: Path) -> tuple[int, int, int]:
-    state = source.stat()
-    return state.st_ino, state.st_size, state.st_mtime_ns
-
-
 def _refuse_change(name: Name, source: Path, before: tuple[int, int, int]) -> None:
-    if _signature(source) != before:
+    if checksum.stamp(source) != before:
         raise TryLater(f"{name.text} changed while it was read; it stays where it is until it lies still")
 
 

@@ -54,21 +54,18 @@ class Custody:
         """The entry of a file that a step is to work on; a file without one is adopted, which is a record of its own.
 
         Raises:
-            TryLater: it has no entry and is not still for ``settle_s`` yet: somebody may be copying it.
+            TryLater: it has no entry and is not still for ``settle_s`` yet, or changes: somebody may be copying it.
         """
         found = self.known(path.name)
         if found is not None:
             return found
-        before = path.stat()
-        age_s = self._clock().timestamp() - before.st_ctime
+        age_s = self._clock().timestamp() - path.stat().st_ctime
         if age_s < settle_s:
             raise TryLater(
                 f"no manifest lists it and it changed {max(age_s, 0):.0f} s ago; adopted when still for {settle_s:.0f} s"
             )
-        digest = checksum.sha256_on_disk(path)
-        if path.stat().st_mtime_ns != before.st_mtime_ns or path.stat().st_size != before.st_size:
-            raise TryLater("it changed while it was hashed for adoption")
-        adopted = Entry(path.name, before.st_size, digest, by=ADOPTED)
+        digest, size_bytes = checksum.sha256_of_still(path)
+        adopted = Entry(path.name, size_bytes, digest, by=ADOPTED)
         self._log.write(
             "action", file=names.printable(path.name), source=str(path.parent), action="adopted", bytes=adopted.size,
             sha256=digest, destination=str(path),

@@ -13,15 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum, command, ssh
+from dataflow.lib import checksum, command, names, ssh
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, HostDown, TryLater
 from dataflow.lib.flag import VERSION, Entry
-from dataflow.lib.step import Outcome, bad, done, kept
+from dataflow.lib.step import Outcome, bad, done, kept, skipped
 
 PARTIALS = ".partial"
 _CONNECTION_CODES = frozenset({5, 10, 12, 30, 35, 255})
 """rsync(1) exit values that mean the link and not the files."""
+_Stamp = tuple[int, int, int]
 _RECEIVE_BYTES_PER_S = 20e6
 _RECEIVE_BASE_S = 120.0
 
@@ -33,16 +34,18 @@ def deliver(ctx: Context, host: str, files: Sequence[Path], entries: Mapping[Pat
 
     Raises:
         HostDown: the other machine cannot be reached; what arrived so far is kept there and counts at the next try.
-        TryLater: asked to stop; the transfer resumes.
+        TryLater: asked to stop, and the transfer resumes; or the other machine has no place for files now.
     """
     link = ssh.connect(ctx, host)
+    link.require_place()
+    stamps = {file: _stamp(file) for file in files}
     complaint = _rsync(ctx, link, files)
     total_bytes = sum(entry.size for entry in entries.values())
     manifest = {"v": VERSION, "run": ctx.run, "files": [entries[file].document() for file in files]}
     answer = link.receive("accept", json.dumps(manifest).encode(), _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S)
     answers = {item["name"]: item for item in (json.loads(line) for line in answer.splitlines()) if "name" in item}
     for file in files:
-        yield _outcome(ctx, link, file, entries[file], answers.get(file.name), complaint)
+        yield _outcome(link, file, stamps[file], entries[file], answers.get(file.name), complaint)
 
 
 def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
@@ -73,11 +76,15 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
     return finished.last_lines
 
 
-def _outcome(ctx: Context, link: ssh.Link, file: Path, entry: Entry, answer: Mapping[str, str] | None, complaint: str) -> Outcome:
+def _outcome(
+    link: ssh.Link, file: Path, stamp: _Stamp | None, entry: Entry, answer: Mapping[str, str] | None, complaint: str
+) -> Outcome:
     machine = link.there.machine.name
     if answer is None:
         return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
     word, reason = answer["outcome"], answer.get("reason", "")
+    if _stamp(file) != stamp:
+        return kept(file, f"it changed while it was sent to {machine}; it is tried again when it lies still")
     action = "duplicate" if answer.get("action") == "duplicate" else "delivered"
     place = f"{machine}:{answer.get('destination', '')}"
     common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "destination": place}
@@ -93,10 +100,20 @@ def _outcome(ctx: Context, link: ssh.Link, file: Path, entry: Entry, answer: Map
     return kept(file, f"{machine}: {reason}" + (f" ({complaint})" if complaint else ""))
 
 
+def _stamp(file: Path) -> _Stamp | None:
+    try:
+        return checksum.stamp(file)
+    except FileNotFoundError:
+        return None
+
+
 def entries_of(ctx: Context, files: Sequence[Path]) -> tuple[dict[Path, Entry], list[Outcome]]:
-    """The manifest entries of files to be sent, adopting where there is none, and outcomes of those not ready yet."""
+    """The manifest entries of files to be sent, adopting where there is none, and outcomes of those that are not sent now."""
     entries, not_ready = {}, []
     for file in files:
+        if names.parse(file.name) is None:
+            not_ready.append(skipped(file, "unknown name: it matches no grammar; it was left where it is"))
+            continue
         try:
             entries[file] = ctx.custody.entry_of(file, ctx.flow.files.settle_s)
         except TryLater as error:

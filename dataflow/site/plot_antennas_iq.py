@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dataflow.lib import alert, checksum, copy, iq_plot, names, place
 from dataflow.lib.context import Context
-from dataflow.lib.errors import BadFile
+from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.step import Outcome, attempt, bad, done
@@ -58,7 +58,7 @@ def _draw(ctx: Context, path: Path) -> Outcome:
     shutil.rmtree(scratch, ignore_errors=True)
     place.make_folder(ctx.here, scratch)
     try:
-        pictures = iq_plot.plot(path, name, scratch, processes=ctx.flow.plots.processes)
+        pictures = _pictures(ctx, path, name, scratch)
         entries = _put_in_place(ctx, path, pictures.paths)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -69,6 +69,16 @@ def _draw(ctx: Context, path: Path) -> Outcome:
         details={"pictures": len(entries), "health": [f"{h.antenna}: {h.state}" for h in pictures.health if h.state != "good"]},
         release=(_marker(ctx, path),),
     )  # fmt: skip
+
+
+def _pictures(ctx: Context, path: Path, name: Name, scratch: Path) -> iq_plot.Pictures:
+    """Draw a file that lies still; whatever was found in one that changes meanwhile counts for nothing."""
+    before = checksum.stamp(path)
+    try:
+        return iq_plot.plot(path, name, scratch, processes=ctx.flow.plots.processes)
+    finally:
+        if checksum.stamp(path) != before:
+            raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
 
 
 def _put_in_place(ctx: Context, source: Path, pictures: Sequence[Path]) -> list[Entry]:

@@ -19,12 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import copy, finished, names, place, transfer
+from dataflow.lib import checksum, copy, finished, names, place, transfer
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
-from dataflow.lib.step import Outcome, attempt, done, each
+from dataflow.lib.step import Outcome, attempt, done, each, kept
 
 KINDS = frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP, Kind.DMAP_PLAIN})
 FOLDERS = {
@@ -81,6 +81,8 @@ def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     entries = {sent: sending.entry for sent, sending in sendings.items()}
     for outcome in transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries):
         sending = sendings[outcome.file]
+        if outcome.release and checksum.stamp(sending.original) != sending.stamp:
+            outcome = kept(outcome.file, "it changed after it was read: has the radar written more of it?")
         if sending.sent != sending.original:
             actions = (_action(sending.entry, outcome.destination),) if outcome.release else ()
             outcome = replace(outcome, sha256=sending.entry.parent, parent=None, actions=actions)
@@ -95,18 +97,19 @@ class _Sending:
     original: Path
     sent: Path
     entry: Entry
+    stamp: tuple[int, int, int]
 
 
 def _prepare(ctx: Context, path: Path) -> _Sending:
-    name = _checked(ctx, path)
+    name, stamp = _checked(ctx, path), checksum.stamp(path)
     if name.kind is not Kind.DMAP_PLAIN:
         read = copy.copy_to(ctx.here, path, [], read_limit_mib_s=ctx.here.machine.read_limit_mib_s)
-        return _Sending(path, path, _entry(ctx, name, name, read))
+        return _Sending(path, path, _entry(ctx, name, name, read), stamp)
     delivered = names.dmap_of(name)
     scratch = ctx.folder("work") / delivered.text
     scratch.unlink(missing_ok=True)
     copied = copy.copy_to(ctx.here, path, [scratch], compress=True)
-    return _Sending(path, scratch, _entry(ctx, name, delivered, copied))
+    return _Sending(path, scratch, _entry(ctx, name, delivered, copied), stamp)
 
 
 def _checked(ctx: Context, path: Path) -> Name:
