@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import hashlib
 import json
 import os
 import re
@@ -20,9 +21,11 @@ from rawacf_files import FROM_THE_RADAR
 from running_chain import Running, copy_in, now
 
 from dataflow.demo.simulate_radar import SliceSpec, write_block
-from dataflow.lib import checksum, names, report
+from dataflow.lib import checksum, names, place, report
 from dataflow.lib.errors import Exit
+from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
+from dataflow.lib.summary import Record
 
 TARGETS = ("vt", "bas", "mirror")
 START = now().replace(minute=0, second=0, microsecond=0) - timedelta(hours=10 + now().hour % 2)
@@ -263,13 +266,8 @@ def assert_custody_is_told(chain: Running, written: Written, by_hand: Name) -> N
     assert faults == []
     (plain,) = written.of(Kind.DMAP_PLAIN)
     hops, faults = chain.trace(plain.text)
-    assert {hop["action"] for hop in hops if hop["file"] == plain.text + ".bz2"} >= {
-        "compressed",
-        "delivered",
-        "staged",
-        "archived",
-    }
-    assert faults == []
+    of_compressed = {hop["action"] for hop in hops if hop["file"] == f"{plain.text}.bz2"}
+    assert of_compressed >= {"compressed", "delivered", "staged", "archived"} and faults == []
     as_a_person_asks(chain, first.text, dmap)
 
 
@@ -304,3 +302,90 @@ def as_a_person_asks(chain: Running, name: str, dmap: str) -> None:
 def order_of(hop: report.Report) -> tuple[int, bool, str]:
     """The order of the chain: clocks of two machines, and a sender who records when the receiver has answered, may differ."""
     return ["borealis", "site-linux", "campus"].index(hop["host"]), hop["step"] != "receive", hop["time"]
+
+
+def test_a_block_does_not_wait_for_five_thousand_pictures(tmp_path: Path) -> None:
+    """It reaches campus within one batch: counted are the batches of pictures that campus takes after the flag came in."""
+    with running_chain.running(tmp_path / "chain") as chain:
+        queue_pictures(chain, 5000)
+        chain.start("site-linux")
+        chain.until(lambda: len(pictures_taken(chain)) >= 200, "the first batch of pictures is on campus")
+        (rawacf,) = block(chain.here("borealis").folder("data"), 0)
+        assert chain.once("borealis") == Exit.ACCOUNTED, chain.said()
+        taken = chain.until(lambda: received(chain, rawacf.name), "the block is on campus")
+        (flag_sent,) = [r for r in chain.records("borealis", step="send_flag") if r["event"] == "file"]
+        after_the_flag = {r["run"] for r in pictures_taken(chain) if flag_sent["time"] < r["time"] < taken[0]["time"]}
+        assert len(after_the_flag) <= 1
+        assert len(pictures_taken(chain)) < 5000, "the pictures were not all gone when the block came"
+        assert chain.daemons[0].stop() == Exit.ACCOUNTED, chain.said()
+        left = place.scan(chain.here("site-linux").folder("daily_plots"))
+        names_taken = {r["file"] for r in pictures_taken(chain)}
+        assert {path.name for path in left} | names_taken == {picture_name(n) for n in range(5000)}
+
+
+def queue_pictures(chain: Running, count: int) -> None:
+    folder = chain.here("site-linux").folder("daily_plots")
+    folder.mkdir(parents=True)
+    entries = []
+    for number in range(count):
+        content = b"\xff\xd8 picture %d" % number
+        (folder / picture_name(number)).write_bytes(content)
+        entries.append(Entry(picture_name(number), len(content), hashlib.sha256(content).hexdigest(), by="plot_antennas_iq"))
+    chain.admit("site-linux", entries)
+
+
+def picture_name(number: int) -> str:
+    return f"{START:%Y%m%d.%H%M.%S}.sas.0.antennas_iq.antenna_{number}_0_70.jpg"
+
+
+def pictures_taken(chain: Running) -> list[Record]:
+    return [r for r in chain.records("campus", step="receive") if r["event"] == "file" and r["file"].endswith(".jpg")]
+
+
+def received(chain: Running, name: str) -> list[Record]:
+    return [r for r in chain.records("campus", step="receive") if r["event"] == "file" and r["file"] == name]
+
+
+def test_a_lost_answer_does_not_hand_a_file_out_twice(tmp_path: Path) -> None:
+    """Campus archives, the partners empty staging, and only then the site, which never heard of it, sends the file again."""
+    with running_chain.running(tmp_path / "chain") as chain:
+        (rawacf,) = block(chain.here("borealis").folder("data"), 0)
+        dmap = names.dmap_of(parsed(rawacf)).text
+        assert chain.once("borealis") == Exit.ACCOUNTED, chain.said()
+        deaf = lose_one_answer(chain)
+        assert chain.once("site-linux") == Exit.UNREACHABLE, chain.said()
+        assert not deaf.exists(), "the answer was lost"
+        assert (chain.here("site-linux").folder("rawacf_array") / rawacf.name).exists()
+        assert chain.once("campus") == Exit.ACCOUNTED, chain.said()
+        staging = [chain.here("campus").path(target.folder) for target in chain.machines.config.flow.distribute.targets.values()]
+        for folder in staging:
+            (folder / dmap).unlink()
+        before = chain.files()
+
+        assert chain.once("site-linux") == Exit.ACCOUNTED, chain.said()
+        assert chain.once("campus") == Exit.ACCOUNTED, chain.said()
+        assert [r["action"] for r in received(chain, rawacf.name)] == ["received", "duplicate"]
+        assert chain.files() == before - {f"sas-store/rawacf_array/{rawacf.name}"}
+        staged = [r["target"] for r in chain.records("campus") if r["event"] == "action" and r["action"] == "staged"]
+        assert sorted(staged) == sorted(TARGETS)
+        assert chain.is_at_rest()
+        hops, faults = chain.trace(rawacf.name)
+        assert faults == [] and [hop["action"] for hop in hops].count("duplicate") == 2, "told by both sides"
+
+
+def parsed(path: Path) -> Name:
+    name = names.parse(path.name)
+    assert name is not None
+    return name
+
+
+def lose_one_answer(chain: Running) -> Path:
+    """The next time that campus accepts files, the connection breaks before the answer; the mark that says so is then gone."""
+    program = Path(chain.here("campus").machine.command)
+    whole = program.rename(program.with_name("whole"))
+    mark = program.with_name("lose-one-answer")
+    mark.touch()
+    lose = f'[ "$2" = accept ] && rm {mark} 2>/dev/null && {{ {whole} "$@" >/dev/null; kill -9 $PPID; }}'
+    program.write_text(f'#!/bin/sh\n{lose}\nexec {whole} "$@"\n')
+    program.chmod(0o755)
+    return mark
