@@ -21,6 +21,7 @@ from dataflow.lib.errors import TryLater
 KEPT_LINES = 12
 TERMINATE_GRACE_S = 5.0
 KILL_GRACE_S = 10.0
+PIPES_GRACE_S = 2.0
 POLL_S = 0.25
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -106,13 +107,26 @@ def run(
             break
         except subprocess.TimeoutExpired:
             remaining = None  # communicate() remembers what it has not yet written
-            timed_out = deadline is not None and time.monotonic() > deadline
-            interrupted = should_stop()
+            has_ended = process.poll() is not None
+            timed_out = not has_ended and deadline is not None and time.monotonic() > deadline
+            interrupted = not has_ended and should_stop()
             if timed_out or interrupted:
                 end_group(process)
-                stdout, stderr = process.communicate()
+            if has_ended or timed_out or interrupted:
+                stdout, stderr = _rest_of_output(process)
                 break
     return Finished(tuple(str(word) for word in argv), process.returncode, stdout, stderr, timed_out, interrupted)
+
+
+def _rest_of_output(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What a program printed that has ended; it may have left somebody behind who keeps its pipes open."""
+    try:
+        return process.communicate(timeout=PIPES_GRACE_S)
+    except subprocess.TimeoutExpired as error:
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        return error.stdout or b"", error.stderr or b""
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
