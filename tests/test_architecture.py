@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_what_runs_beside_the_radar_imports_nothing_heavy():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     found = dict(json.loads(line) for line in ran.stdout.splitlines())
-    assert found == dict.fromkeys(LIGHT, [])
+    assert found == {name: [] for name in LIGHT}
 
 
 def test_the_heavy_ones_would_be_seen():
@@ -103,10 +104,8 @@ def test_every_step_has_the_head_of_its_page(path):
 @pytest.mark.parametrize("path", [path for path in STEPS if path.suffix == ".py"], ids=lambda path: path.name)
 def test_every_step_has_the_shape_of_a_step(path):
     module = step.load(path.stem)
-    public = {
-        name for name in vars(module) if not name.startswith("_") and getattr(module, name).__class__.__name__ == "function"
-    }
-    own = {name for name in public if getattr(module, name).__module__ == module.__name__}
+    functions = inspect.getmembers(module, inspect.isfunction)
+    own = {name for name, function in functions if function.__module__ == module.__name__ and not name.startswith("_")}
     assert {"find", "handle"} <= own <= {"find", "handle", "batch"}, "the rest of a step is its own business"
 
 
@@ -127,9 +126,7 @@ def test_one_module_starts_processes(module):
         if isinstance(node, ast.ImportFrom) and node.module in ("subprocess", "multiprocessing", "os"):
             used |= {f"{node.module}.{alias.name}" for alias in node.names}
     processes = {name for name in used if name.startswith(("subprocess.", "multiprocessing.", "pty."))}
-    starters = {
-        name for name in used if name.startswith("os.") and (name[3:] in STARTERS or name.startswith(("os.exec", "os.spawn")))
-    }
+    starters = {name for name in used if name.startswith(("os.exec", "os.spawn")) or name.removeprefix("os.") in STARTERS}
     if module == "dataflow.lib.command":
         assert "subprocess.Popen" in called
     else:
