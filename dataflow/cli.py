@@ -30,13 +30,17 @@ ERASE_LINE = "\r\033[K"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run one command; its exit code is the contract of every command."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     arguments = _parsed(argv)
     try:
-        return int(arguments.command(arguments))
+        code = int(arguments.command(arguments))
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("dataflow: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # who reads our output has seen enough; Python must not fail at its last flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except BadConfig as error:
         print(f"dataflow: {error}", file=sys.stderr)
         return Exit.CONFIG

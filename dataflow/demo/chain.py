@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dataflow.demo import feed, machines, table
+from dataflow.demo import feed, machines, packages, table
 from dataflow.demo.machines import Machines
 from dataflow.demo.table import Row
 from dataflow.lib import command, custody, names, place, report
@@ -38,6 +38,7 @@ _OURS = ".dataflow-demo"
 def run(folder: Path) -> int:
     """Run the demo in ``folder``, which it empties first if an earlier demo made it; 0 when every file has arrived."""
     _prepare(folder)
+    packages.provide(folder)
     with machines.running(folder, RADARS, HURRY) as running:
         print(f"The machines of {' and '.join(RADARS)} are below {folder}, each with its own sshd; their daemons start.")
         started = time.monotonic()
@@ -112,13 +113,22 @@ def _stays(here: Here, file: str) -> bool:
 
 
 def _prepare(folder: Path) -> None:
-    """Start from nothing, but never delete a folder that is not ours."""
+    """Start from nothing but the packages of an earlier demo, and never delete a folder that is not ours."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _OURS).exists():
             raise BadConfig(f"{folder} is not empty and was not made by the demo: name another folder")
-        shutil.rmtree(folder)
+        for old in folder.iterdir():
+            if old.name != packages.FOLDER:
+                _remove(old)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _OURS).touch()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _told(written: Iterator[Path]) -> Iterator[Path]:

@@ -143,7 +143,8 @@ def _write_client_files(secrets: Path, ports: dict[str, int]) -> None:
 
 def _write_wrapper(path: Path, final: Config) -> None:
     """What an SSH session on these machines calls ``dataflow``: this Python, with this configuration."""
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in final.environment().items())
+    variables = {**final.environment(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items() if value)
     path.write_text(f'#!/bin/sh\n{exports}exec {shlex.quote(sys.executable)} -m dataflow "$@"\n')
     path.chmod(0o755)
 

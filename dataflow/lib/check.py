@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import util
@@ -19,6 +20,9 @@ MODULES = {
     "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
     "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
 }
+
+_PACKAGES = {"ssh": "openssh-client", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple"}
+"""The packages that are called otherwise than the program or module that they bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ def look(here: Here, create_markers: bool) -> Iterator[Finding]:
         yield Finding(program, bool(found), found or "not installed", "" if found else f"apt install {_package(program)}")
     for module in MODULES.get(here.host_name, ()):
         present = util.find_spec(module) is not None
-        extra = {"site-linux": "[site]", "campus": "[campus]"}.get(here.host_name, "")
-        yield Finding(module, present, "present" if present else "missing", "" if present else f"pip install 'dataflow{extra}'")
+        mend = "" if present else f"{sys.executable} -m pip install {_PACKAGES.get(module, module)}"
+        yield Finding(module, present, "present" if present else "missing", mend)
     if here.host_name == "campus" and not shutil.which("lbzip2"):
         yield Finding("lbzip2", True, "not installed: conversion compresses on one core", "apt install lbzip2")
 
@@ -63,7 +67,8 @@ def _root(here: Here, root: str, path: Path) -> Finding:
     try:
         place.check_root(here, root)
     except TryLater as error:
-        return Finding(f"root {root}", False, str(error), f"mount {path}, then: dataflow check --create-markers")
+        again = f"dataflow check {here.host_name} --radar {here.radar} --create-markers"
+        return Finding(f"root {root}", False, str(error), f"mount {path}, then: {again}")
     if not os.access(path, os.W_OK | os.X_OK):
         return Finding(f"root {root}", False, f"{path} is not writable", f"chown it to {here.host.user}")
     free = shutil.disk_usage(path)
@@ -87,4 +92,4 @@ def _writable(what: str, folder: Path) -> Finding:
 
 
 def _package(program: str) -> str:
-    return {"ssh": "openssh-client"}.get(program, program)
+    return _PACKAGES.get(program, program)

@@ -47,9 +47,8 @@ def _guarded(account: Account) -> Exit:
 
 def _worked(account: Account) -> Exit:
     """Every other way in which a run can end becomes an exit code and a reason."""
-    ctx = account.ctx
     try:
-        _write_start(ctx)
+        _write_start(account.ctx)
         account.work()
     except (TryLater, OSError) as error:
         account.problem = trouble(error)
@@ -57,7 +56,7 @@ def _worked(account: Account) -> Exit:
         return Exit.LEFT_OVER
     except (HostDown, BadConfig) as error:
         account.problem = str(error)
-        ctx.say(f"{ctx.step}: {error}")
+        _tell_problem(account)
         return Exit.UNREACHABLE if isinstance(error, HostDown) else Exit.CONFIG
     if account.fuse_blown:
         return Exit.BUG
