@@ -112,7 +112,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_adopted(ctx, monkeypatch)
         return digest
 
     monkeypatch.setattr(checksum, "sha256_on_disk", slow)
-    with pytest.raises(TryLater, match="changed while it was hashed"):
+    with pytest.raises(TryLater, match="changed while it was read"):
         ctx.custody.entry_of(path, SETTLE_S)
     assert ctx.custody.known(NAME) is None
 
