@@ -153,15 +153,14 @@ def test_a_peer_that_hangs_is_noticed_though_the_master_lives(chain: Running, mo
 
 def sessions_of(chain: Running, machine: str) -> list[int]:
     """The processes of an sshd that hold its connections."""
-    mine = f"{machine}.sshd_config"
+    mine = os.fsencode(chain.root / ".machines" / f"{machine}.sshd_config")
     table = {int(path.name): path for path in Path("/proc").glob("[0-9]*")}
     parents = {}
     listeners = []
     for pid, path in table.items():
         with contextlib.suppress(OSError):
             parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            if os.fsencode(chain.root / ".machines" / mine) in words:
+            if mine in (path / "cmdline").read_bytes():
                 listeners.append(pid)
     return [pid for pid, parent in parents.items() if parent in listeners]
 
