@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeAlias
@@ -56,8 +56,7 @@ def crew(size: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Any]]]:
             yield lambda jobs: threads.map(ask, jobs)
         finally:
             for worker in workers:
-                worker.kill()
-                worker.wait()
+                _dismiss(worker)
 
 
 def _start() -> _Process:
@@ -69,6 +68,16 @@ def _start() -> _Process:
         stdout=subprocess.PIPE,
         environment={"PYTHONPATH": search, "OPENBLAS_NUM_THREADS": "1"},
     )
+
+
+def _dismiss(worker: _Process) -> None:
+    """End a worker, whatever it is doing; what it was not yet told goes nowhere."""
+    worker.kill()
+    worker.wait()
+    for pipe in (worker.stdin, worker.stdout):
+        with suppress(BrokenPipeError):
+            if pipe is not None:
+                pipe.close()
 
 
 def _exchange(worker: _Process, job: Job) -> Any:
