@@ -3,7 +3,7 @@
 Runs on:  campus, one instance per radar
 Reads:    plots
 Writes:   plots_archive/YYYY/MM of the time in each name
-Removes:  the picture from plots, by renaming it
+Removes:  the picture from plots, once its name in the archive is recorded
 Needs:    nothing
 """
 
@@ -41,5 +41,6 @@ def _archive(ctx: Context, path: Path) -> Outcome:
         raise BadFile("other radar", f"{path.name} is not a picture of {ctx.here.radar}")
     entry = ctx.custody.entry_of(path, ctx.flow.files.settle_s)
     final = ctx.folder("plots_archive", name.time) / name.text
-    copy.move(ctx.here, path, final, entry.sha256)
-    return done(path, "archived", bytes=entry.size, sha256=entry.sha256, parent=entry.parent, destination=final)
+    copy.add_name(ctx.here, path, final, entry.sha256)
+    place.sync_folders([final.parent])
+    return done(path, "archived", bytes=entry.size, sha256=entry.sha256, parent=entry.parent, destination=final, release=(path,))

@@ -3,7 +3,7 @@
 Runs on:  campus, one instance per radar; all instances share `campus.max_conversions`
 Reads:    holding
 Writes:   data: the DMAP file, and then the HDF5 file
-Removes:  the HDF5 file from holding, by renaming it into data
+Removes:  the HDF5 file from holding, once its name in data is recorded
 Needs:    pyDARNio; lbzip2 makes it faster
 """
 
@@ -42,24 +42,29 @@ def _pass_on(ctx: Context, path: Path) -> Outcome:
         raise BadFile("other radar", f"{path.name} is not of {ctx.here.radar}")
     entry = ctx.custody.entry_of(path, ctx.flow.files.settle_s)
     passed = custody.passed_before(ctx.here, name, entry.sha256, HDF5_PLACES if name.is_hdf5 else DMAP_PLACES)
-    if passed and passed[1] == entry.sha256:
-        return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
-    if passed:
+    if passed and passed[1] != entry.sha256:
         raise copy.Conflict(passed[0], passed[1], entry.sha256)
+    if passed and not passed[0].samefile(path):  # the same file: a run was killed before it could record what it had done
+        return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
+    final = ctx.folder("data") / name.text
     if name.kind is Kind.DMAP:
-        copy.move(ctx.here, path, ctx.folder("data") / name.text, entry.sha256)
-        return done(path, "passed on", bytes=entry.size, sha256=entry.sha256, destination=ctx.folder("data") / name.text)
+        _add_name(ctx, path, final, entry)
+        return done(path, "passed on", bytes=entry.size, sha256=entry.sha256, destination=final, release=(path,))
     with lock.one_of(ctx.here.machine_state / "conversions", "place", ctx.flow.campus.max_conversions, ctx.should_stop) as free:
         if not free:
             raise TryLater("asked to stop while waiting for a place to convert")
         child = _convert(ctx, path, name, entry)
-    final = ctx.folder("data") / name.text
-    copy.move(ctx.here, path, final, entry.sha256)
+    _add_name(ctx, path, final, entry)
     made = {"action": "made", "file": child.name, "sha256": child.sha256, "parent": entry.sha256}
     return done(
-        path, "converted", bytes=entry.size, sha256=entry.sha256, destination=final,
+        path, "converted", bytes=entry.size, sha256=entry.sha256, destination=final, release=(path,),
         actions=({**made, "destination": str(ctx.folder("data") / child.name), "records": child.records},),
     )  # fmt: skip
+
+
+def _add_name(ctx: Context, path: Path, final: Path, entry: Entry) -> None:
+    copy.add_name(ctx.here, path, final, entry.sha256)
+    place.sync_folders([final.parent])
 
 
 def _convert(ctx: Context, path: Path, name: Name, entry: Entry) -> Entry:

@@ -3,7 +3,7 @@
 The CPIDs of all records decide: one record of a CPID that is not distributed makes a file a special experiment, which goes
 to the special folder and the archive and to nobody else.
 
-A file leaves `data` by being linked into `to_send/<target>/` for each target and then renamed into `to_send/archive/`.
+A file leaves `data` by being linked into `to_send/<target>/` for each target and then moved to `to_send/archive/`.
 Each of these queues is emptied on its own, so a target that fails holds up nobody and nobody gets a file twice:
 a verified copy is made ready beside the staging folder, the queue's link is removed, and only then is the copy renamed into
 staging, where its reader may take it at any time. Whatever instruction a kill hits, what is left says what is still to do.
@@ -11,13 +11,12 @@ staging, where its reader may take it at any time. Whatever instruction a kill h
 Runs on:  campus, one instance per radar
 Reads:    data
 Writes:   the staging folders of all targets; special; archive_dmap, archive_hdf5
-Removes:  the file from data and from its queues, once it lies verified where it belongs
+Removes:  the file from data and from its queues, once it lies verified where it belongs and that is recorded
 Needs:    pyDARNio's DMAP library to check files that were not converted here
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     for path in files:
         if ctx.should_stop():
             return
-        fault = faults.get(path.name)
+        fault = faults.get(path.name) or _fault_of_pair(ctx, path)
         if fault is not None:
             yield bad(path, BadFile("pair of a bad DMAP", fault))
             continue
@@ -70,11 +69,13 @@ def _distribute(ctx: Context, path: Path) -> Outcome:
     entry = ctx.custody.entry_of(path, ctx.flow.files.settle_s)
     if path.parent == ctx.folder("data"):
         passed = custody.passed_before(ctx.here, name, entry.sha256, PLACES[name.kind])
-        if passed and passed[1] == entry.sha256:
-            return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
-        if passed:
+        if passed and passed[1] != entry.sha256:
             raise copy.Conflict(passed[0], passed[1], entry.sha256)
-        _enqueue(ctx, path, name, _checked(path, name, entry))
+        if passed and not passed[0].samefile(path):
+            return done(path, "duplicate", reason=f"duplicate of {passed[0]}", sha256=entry.sha256, release=(path,))
+        if not passed:  # else a run was killed between its last queue and the removal from data
+            _enqueue(ctx, path, name, _checked(path, name, entry))
+        place.release(path)
     return _empty_queues(ctx, path, name, entry)
 
 
@@ -99,16 +100,33 @@ def _checked(path: Path, name: Name, entry: Entry) -> Entry:
     )
 
 
+def _fault_of_pair(ctx: Context, path: Path) -> str | None:
+    """What is wrong with an HDF5 file whose DMAP file an earlier run has set aside, and no other has come since."""
+    name = names.parse(path.name)
+    if name is None or name.kind is not Kind.RAWACF or (name.slice_id or 0) > names.LAST_CHANNEL_SLICE:
+        return None
+    dmap = names.dmap_of(name).text
+    aside = ctx.folder("quarantine") / dmap
+    if not aside.exists() or any((ctx.folder(key, name.time) / dmap).exists() for key in ("data", *PLACES[Kind.DMAP])):
+        return None
+    return f"its DMAP file lies in quarantine: {aside}"
+
+
 def _enqueue(ctx: Context, path: Path, name: Name, entry: Entry) -> None:
-    """Link the file into each queue, then let it leave data: from that rename on the queues say what is to do."""
-    queues = [] if name.kind is Kind.RAWACF else [_queue(ctx, target) for target in _targets_of(ctx, entry)]
-    for queue in queues:
-        place.make_folder(ctx.here, queue)
-        link = queue / path.name
-        link.unlink(missing_ok=True)
-        os.link(path, link)
-    place.sync_folders(queues)
-    copy.move(ctx.here, path, ctx.folder("to_archive") / path.name, entry.sha256)
+    """Give the file a name in each queue, last in the archive's: from then on the queues say what is to do.
+
+    Raises:
+        Conflict: it is a special experiment, and other content lies under its name there.
+    """
+    targets = [] if name.kind is Kind.RAWACF else _targets_of(ctx, entry)
+    special = custody.passed_before(ctx.here, name, entry.sha256, ("special",)) if SPECIAL in targets else None
+    if special and special[1] != entry.sha256:
+        raise copy.Conflict(special[0], special[1], entry.sha256)
+    for queues in ([_queue(ctx, target) for target in targets], [ctx.folder("to_archive")]):
+        for queue in queues:
+            (queue / path.name).unlink(missing_ok=True)
+            copy.add_name(ctx.here, path, queue / path.name, entry.sha256)
+        place.sync_folders(queues)
 
 
 def _targets_of(ctx: Context, entry: Entry) -> list[str]:
@@ -132,11 +150,15 @@ def _empty_queues(ctx: Context, path: Path, name: Name, entry: Entry) -> Outcome
     if missing:
         return kept(path, "; ".join(missing), **common)
     archived = next((action["destination"] for action in actions if action["target"] == "archive"), None)
-    return done(path, "archived" if name.is_hdf5 else "distributed", destination=archived, **common)
+    queued = ctx.folder("to_archive") / name.text
+    return done(path, "archived" if name.is_hdf5 else "distributed", destination=archived, release=(queued,), **common)
 
 
 def _bring(ctx: Context, target: str, name: Name, entry: Entry) -> Path | None:
-    """Empty one queue of one file; returns where the file went, or None when it was not queued there."""
+    """Empty one queue of one file; returns where the file went, or None when it was not queued there.
+
+    The archive's queue is emptied by the runner, once the record is durable.
+    """
     queued = _queue(ctx, target) / name.text
     if target in ctx.flow.distribute.targets:
         return _stage(ctx, ctx.flow.distribute.targets[target], queued, entry)
@@ -148,7 +170,8 @@ def _bring(ctx: Context, target: str, name: Name, entry: Entry) -> Path | None:
         place.release(queued)
     else:
         final = ctx.folder("archive_hdf5" if name.is_hdf5 else "archive_dmap", name.time) / name.text
-        copy.move(ctx.here, queued, final, entry.sha256)
+        copy.add_name(ctx.here, queued, final, entry.sha256)
+        place.sync_folders([final.parent])
     return final
 
 
