@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -109,11 +109,16 @@ def _take_in(ctx: Context, sender: str, arrivals: Sequence[_Arrival]) -> None:
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         list(pool.map(lambda n: _each(arrivals[n::READ_AT_ONCE], _verify), range(READ_AT_ONCE)))
     _each(arrivals, lambda arrival: _refuse_conflict(ctx, arrival))
-    ctx.custody.admit([arrival.entry for arrival in arrivals if arrival.answer is None], sender)
+    ctx.custody.admit([_as_told(arrival.entry) for arrival in arrivals if arrival.answer is None], sender)
     _each(arrivals, lambda arrival: _add_name(ctx, arrival))
     place.sync_folders(arrival.final.parent for arrival in arrivals if arrival.final and arrival.answer is None)
     _each(arrivals, _release)
     place.sync_folders([ctx.folder("incoming")])
+
+
+def _as_told(entry: Entry) -> Entry:
+    """An entry of a sender without what a strict reading found: only this host's own reading counts for that."""
+    return replace(entry, records=None, cpids=None)
 
 
 def _each(arrivals: Sequence[_Arrival], stage: Callable[[_Arrival], Answer | None]) -> None:
@@ -211,6 +216,7 @@ def _take_flags(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answ
         if found.radar != ctx.here.radar or found.sender != sender:
             yield [{"id": found.id, "outcome": "refused", "reason": f"it is of {found.sender} for {found.radar}"}]
             continue
+        found = replace(found, files=tuple(map(_as_told, found.files)))
         place.write_whole(folder / found.file_name, found.encode())
         yield [{"id": found.id, "outcome": "done"}]
 
