@@ -86,7 +86,7 @@ def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         if sending.sent != sending.original:
             actions = (_action(sending.entry, outcome.destination),) if outcome.release else ()
             outcome = replace(outcome, sha256=sending.entry.parent, parent=None, actions=actions)
-        release = (sending.original, sending.sent) if outcome.release else ()
+        release = (sending.sent, sending.original) if outcome.release else ()  # killed in between, nothing is left behind
         yield replace(outcome, file=sending.original, release=tuple(dict.fromkeys(release)))
 
 
