@@ -1,0 +1,222 @@
+"""Starts `dataflow` commands quickly, and can kill one before the N-th change that it makes to the disk.
+
+A server imports the package once and forks for every command, so that a test of a step costs no start of an interpreter.
+Whoever wants a command connects to the server's socket, hands over the request and the three standard streams, and gets the
+exit code; a negative one is the signal that ended the command. The receiving ends of links and the sender of shell steps
+come through here as well: their `dataflow` and their `python` are scripts that run this file as a client.
+
+What happens to a command while it works is told by the file in $STARTER_PLAN, if it exists:
+
+    of             which command is meant: run, receive, send_files, or any
+    kill_at        SIGKILL before the N-th change. Changes are creations, renames, links and removals below `below`
+    killed         a file that is made just before the kill
+    change         a file that gets one byte more, once: when its first piece has been read, or when the program `when`
+                   is started
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PLAN_VARIABLE = "STARTER_PLAN"
+LOCK_VARIABLE = "DATAFLOW_LOCK_FD"
+SEND_FILES = ["-m", "dataflow.lib.send_files"]
+TIMEOUT_S = 90.0
+CHANGES = {"os.rename": 1, "os.link": 1, "os.symlink": 1, "os.remove": 0, "os.mkdir": 0, "os.rmdir": 0}
+"""Audit events that change the disk, and which of their arguments is the path."""
+
+
+@contextlib.contextmanager
+def running(address: Path):
+    """The server, at a Unix socket; it ends with the block."""
+    _write_program(Path(f"{address}.python"), f"python {address}")
+    process = subprocess.Popen([sys.executable, __file__, "serve", str(address)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def ask(address, argv, environment, folder, streams):
+    """Have a command run in `folder` with three streams, and the lock if it inherits one (file descriptors); its exit code."""
+    request = {"argv": argv, "environment": environment, "folder": str(folder), "python": f"{address}.python"}
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(TIMEOUT_S)
+        line.connect(str(address))
+        line.sendmsg([b"!"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))])
+        line.sendall(json.dumps(request).encode() + b"\n")
+        answer = line.makefile("rb").readline()
+    return json.loads(answer)
+
+
+def write_client(path: Path, address: Path, environment: dict[str, str]) -> None:
+    """The `dataflow` of a machine: hands over to the server."""
+    Path(f"{path}.json").write_text(json.dumps(environment))
+    _write_program(path, f"dataflow {address} {path}.json")
+
+
+def _write_program(path: Path, words: str) -> None:
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} {words} "$@"\n')
+    path.chmod(0o755)
+
+
+def _serve(address: str) -> None:
+    import h5py  # noqa: F401
+    import numpy as np  # noqa: F401
+    import pydarnio  # noqa: F401
+
+    from dataflow import cli  # noqa: F401
+    from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data  # noqa: F401
+    from dataflow.lib import borealis, conversion, dmap, receive, runner  # noqa: F401
+    from dataflow.site import plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
+
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(address)
+        door.listen(16)
+        print("ready", flush=True)
+        while True:
+            line, _ = door.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                door.close()
+                _attend(line)
+                os._exit(0)
+            line.close()
+
+
+def _attend(line: socket.socket) -> None:
+    """Run one command in a process of its own and tell how it ended."""
+    _, streams, _, _ = socket.recv_fds(line, 1, 4)
+    request = json.loads(line.makefile("rb").readline())
+    lock = request["environment"].get(LOCK_VARIABLE)
+    worker = os.fork()
+    if worker == 0:
+        line.close()
+        for number, stream in zip([0, 1, 2, int(lock or 0)], streams, strict=False):
+            if number != stream:
+                os.dup2(stream, number)
+                os.close(stream)
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        sys.executable = request["python"]
+        _work(request["argv"])
+    for stream in streams:
+        os.close(stream)
+    _, status = os.waitpid(worker, 0)
+    with contextlib.suppress(BrokenPipeError):
+        line.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode() + b"\n")
+
+
+def _work(argv: list[str]) -> None:
+    code = 70
+    try:
+        _follow(_plan(argv))
+        code = _main(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 2
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _main(argv: list[str]) -> int:
+    from dataflow import cli
+    from dataflow.lib import send_files
+
+    if argv[:2] == SEND_FILES:
+        return send_files.main(argv[2])
+    sys.argv = ["dataflow", *argv]
+    return cli.main(argv)
+
+
+def _plan(argv: list[str]) -> dict:
+    """What is planned for this command."""
+    file = Path(os.environ.get(PLAN_VARIABLE, "/nothing"))
+    plan = json.loads(file.read_text()) if file.exists() else {}
+    what = "send_files" if argv[:2] == SEND_FILES else argv[0]
+    return plan if plan.get("of") in (what, "any") and argv[1] != "hello" else {}
+
+
+def _follow(plan: dict) -> None:
+    counted, change = 0, plan.get("change")
+
+    def hook(event: str, arguments: tuple) -> None:
+        nonlocal counted
+        if event == "subprocess.Popen" and change and change["when"] in map(str, arguments[1]):
+            _grow(change)
+        if "below" in plan and _is_change(event, arguments, plan["below"]):
+            counted += 1
+            if counted == plan["kill_at"]:
+                plan["below"] = "\0"
+                open(plan["killed"], "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if plan:
+        sys.addaudithook(hook)
+    if change:
+        _change_while_read(change)
+
+
+def _is_change(event: str, arguments: tuple, below: str) -> bool:
+    if event == "open":
+        path, _, flags = arguments
+        return isinstance(path, (str, bytes)) and bool(flags & (os.O_CREAT | os.O_TRUNC)) and os.fsdecode(path).startswith(below)
+    return event in CHANGES and os.fsdecode(arguments[CHANGES[event]]).startswith(below)
+
+
+def _change_while_read(change: dict) -> None:
+    from dataflow.lib import checksum
+
+    pieces = checksum.chunks
+
+    def chunks(descriptor: int):
+        for piece in pieces(descriptor):
+            yield piece
+            if os.readlink(f"/proc/self/fd/{descriptor}") == change["when"]:
+                _grow(change)
+
+    checksum.chunks = chunks
+
+
+def _grow(change: dict) -> None:
+    if not change.pop("done", False):
+        change["done"] = True
+        with open(change["file"], "ab") as file:
+            file.write(b"!")
+    change["done"] = True
+
+
+def _ask(what: str, address: str, argv: list[str]) -> int:
+    environment = dict(os.environ)
+    if what == "python" and argv[:2] != SEND_FILES:
+        os.execv(sys.executable, [sys.executable, *argv])
+    if what == "dataflow":
+        environment |= json.loads(Path(argv.pop(0)).read_text())
+    lock = [int(environment[LOCK_VARIABLE])] if LOCK_VARIABLE in environment else []
+    return ask(address, argv, environment, os.getcwd(), [0, 1, 2, *lock])
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        _serve(sys.argv[2])
+    code = _ask(sys.argv[1], sys.argv[2], sys.argv[3:])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
