@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from dataflow.lib import config, context, shell_step, transfer
-from dataflow.lib.errors import Exit, HostDown
+from dataflow.lib.errors import Exit, HostDown, TryLater
 from dataflow.lib.step import Outcome
 
 
@@ -22,6 +23,7 @@ def main(host: str) -> int:
         environment["DATAFLOW_STEP"],
         run=environment["DATAFLOW_RUN"],
     )
+    ctx = replace(ctx, heeds_pause=False)  # the runner heeds it, and ends this program
     ctx.requests.listen()
     files = [Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name]
     entries, not_ready = transfer.entries_of(ctx, files)
@@ -30,9 +32,9 @@ def main(host: str) -> int:
         return Exit.ACCOUNTED
     try:
         _note(transfer.deliver(ctx, host, list(entries), entries))
-    except HostDown as error:
+    except (HostDown, TryLater) as error:
         print(error, file=sys.stderr)  # noqa: T201  (the runner reads it)
-        return Exit.UNREACHABLE
+        return Exit.UNREACHABLE if isinstance(error, HostDown) else Exit.LEFT_OVER
     return Exit.ACCOUNTED
 
 

@@ -65,9 +65,7 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
         f"{link.destination}:{link.there.folder('incoming')}/",
     ]  # fmt: skip
     listing = b"".join(os.fsencode(file).lstrip(b"/") + b"\0" for file in files)
-    finished = command.run(
-        argv, timeout_s=None, stdin=listing, should_stop=lambda: ctx.requests.stop, environment={"LC_ALL": "C"}
-    )
+    finished = command.run(argv, timeout_s=None, stdin=listing, should_stop=ctx.should_stop, environment={"LC_ALL": "C"})
     if finished.interrupted:
         raise TryLater("the transfer was interrupted and resumes with the next run")
     if finished.returncode in _CONNECTION_CODES:

@@ -61,6 +61,7 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
     copied = copy.copy_to(
         ctx.here, path, finals, compress=name.kind is Kind.DMAP_PLAIN, read_limit_mib_s=ctx.here.machine.read_limit_mib_s
     )
+    place.check_root(ctx.here, "store")  # unmounted meanwhile, the copies lie below the mount point
     entry = _entry(ctx, name, delivered, copied)
     return done(
         path, "copied", bytes=copied.source_bytes, sha256=copied.source_sha256, destination=finals[0],
