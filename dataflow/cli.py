@@ -197,7 +197,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def plot(arguments: argparse.Namespace) -> int:
-    """Draw antennas_iq files, away from any chain."""
+    """Draw antennas_iq and rawacf files, away from any chain."""
     from dataflow.lib import by_hand
 
     progress = _progress(arguments)
@@ -377,19 +377,21 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     text = "run one step once, as the daemon does; dataflow run STEP --help explains the step"
-    one = _command(commands, "run", run, text, add_help=False)
+    one = _command(commands, "run", run, text, "run rsync_to_campus --part data --radar sas", add_help=False)
     one.add_argument("-h", "--help", action=_StepHelp, nargs=0, help="show this; after STEP: what that step does")
     one.add_argument("step", help="name of a step, see docs/steps.md, or the absolute path of your own")
     one.add_argument("files", nargs="*", type=Path, help="only these files, even when the step is paused or its fuse is blown")
     one.add_argument("--part", default="", help="the part of its work that is meant (rsync_to_campus: data, pictures)")
     _where(one, radar_required=True)
 
-    one = _command(commands, "daemon", daemon, "wait for work and run the host's steps in order")
+    text = "wait for work and run the host's steps in order"
+    one = _command(commands, "daemon", daemon, text, "daemon site-linux --radar sas --once")
     one.add_argument("host", help="borealis, site-linux or campus")
     one.add_argument("--radar", required=True, help="three letters, like sas")
     one.add_argument("--once", action="store_true", help="run what is pending, then exit with the code of that run")
 
-    one = _command(commands, "check", check, "check the configuration and this machine, and say how to mend each finding")
+    text = "check the configuration and this machine, and say how to mend each finding"
+    one = _command(commands, "check", check, text, "check borealis --radar sas")
     one.add_argument("host", nargs="?", help="also check the machine as this host (with --radar)")
     one.add_argument("--radar", help="three letters, like sas")
     one.add_argument(
@@ -397,12 +399,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json(one)
 
-    for name, function, text in (
-        ("status", status, "what waits on this machine: flags, outbox, backlog, last runs, quarantine, pauses"),
-        ("summary", summary, "what the steps did in the last days"),
-        ("trace", trace, "the custody of one file: each hop with time, host, machine, place and hash"),
-    ):
-        one = _command(commands, name, function, text)
+    for name, function, text, words in (
+        ("status", status, "what waits on this machine: flags, outbox, backlog, last runs, quarantine, pauses", ""),
+        ("summary", summary, "what the steps did in the last days", "--days 2 "),
+        (
+            "trace", trace, "the custody of one file: each hop with time, host, machine, place and hash",
+            "20261101.1400.00.sas.0.rawacf.h5 ",
+        ),
+    ):  # fmt: skip
+        one = _command(commands, name, function, text, f"{name} {words}--host campus --radar sas")
         if name == "summary":
             one.add_argument("--days", type=int, default=7, help="how many days, today included (7)")
         if name == "trace":
@@ -410,28 +415,31 @@ def _parser() -> argparse.ArgumentParser:
         _where(one)
         _json(one)
 
-    one = _command(commands, "quarantine", quarantine, "what was set aside, why, and what to do with it")
+    text = "what was set aside, why, and what to do with it"
+    one = _command(commands, "quarantine", quarantine, text, "quarantine list --host campus --radar sas")
     one.add_argument("verb", choices=("list", "show", "retry", "drop"), help="retry puts a file back where it came from")
     one.add_argument("name", nargs="?", help="the file's name as `list` shows it")
     one.add_argument("--yes", action="store_true", help="drop: really delete")
     _where(one)
     _json(one)
 
-    one = _command(commands, "pause", pause, "pause a step, or all of them, within one file")
+    text = "pause a step, or all of them, within one file"
+    one = _command(commands, "pause", pause, text, "pause convert_on_campus --reason 'new disk' --host campus --radar sas")
     one.add_argument("step", nargs="?", help="a step; none: every step")
     one.add_argument("--reason", required=True, help="shown wherever the pause is shown")
     _where(one)
     _json(one)
-    one = _command(commands, "resume", resume, "end a pause, or put a blown fuse back")
+    text = "end a pause, or put a blown fuse back"
+    one = _command(commands, "resume", resume, text, "resume convert_on_campus --host campus --radar sas")
     one.add_argument("step", nargs="?", help="a step; none: the pause of every step")
     _where(one)
     _json(one)
 
     for name, function, text, what in (
         ("convert", convert, "convert rawacf HDF5 to DMAP, read back and compared", "rawacf HDF5 files"),
-        ("plot", plot, "draw every antenna of antennas_iq files, and a contact sheet", "antennas_iq HDF5 files"),
+        ("plot", plot, "draw every antenna of antennas_iq files with a contact sheet, or a quick-look of rawacf", "HDF5 files"),
     ):
-        one = _command(commands, name, function, text)
+        one = _command(commands, name, function, text, f"{name} 20261101.1400.00.sas.0.rawacf.h5 -o there")
         one.add_argument("files", nargs="+", type=Path, metavar="IN.h5", help=what)
         one.add_argument(
             "-o",
@@ -447,15 +455,18 @@ def _parser() -> argparse.ArgumentParser:
 
     from dataflow.demo import simulate_radar as simulator
 
-    simulator.add_arguments(_command(commands, "simulate-radar", simulate_radar, "write blocks of files as a radar does"))
+    text = "write blocks of files as a radar does"
+    simulator.add_arguments(_command(commands, "simulate-radar", simulate_radar, text, "simulate-radar there --records 20"))
 
-    one = _command(commands, "demo", demo, "run the whole chain on this computer: real files, real rsync, real SSH")
+    text = "run the whole chain on this computer: real files, real rsync, real SSH"
+    one = _command(commands, "demo", demo, text, "demo there")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-run"), help="where the machines' folders go (demo-run)")
 
-    one = _command(commands, "receive", receive, "answer the host before this one; started by it over SSH")
-    one.add_argument("verb", choices=("accept", "flag", "logs", "hello"))
-    one.add_argument("--host", required=True)
-    one.add_argument("--radar", required=True)
+    text = "answer the host before this one; started by it over SSH"
+    one = _command(commands, "receive", receive, text, "receive hello --host campus --radar sas --from site-linux")
+    one.add_argument("verb", choices=("accept", "flag", "logs", "hello"), help="what is asked; files and flags come on stdin")
+    one.add_argument("--host", required=True, help="who is asked")
+    one.add_argument("--radar", required=True, help="three letters, like sas")
     one.add_argument("--from", dest="sender", required=True, help="the host that sends")
     return parser
 
@@ -477,9 +488,10 @@ class _StepHelp(argparse.Action):
 
 
 def _command(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str, **options: Any
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str, example: str, **options: Any
 ) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", **options)
+    description, epilog = f"{text[0].upper()}{text[1:]}.", f"Example: dataflow {example}"
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description, epilog=epilog, **options)
     parser.set_defaults(command=function)
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the configuration (DATAFLOW_CONFIG, /etc/dataflow/config.yaml)"
