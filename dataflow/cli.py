@@ -352,7 +352,7 @@ def _result_text(result: Result) -> str:
     many = f" and {len(result.outputs) - 1} pictures beside it" if len(result.outputs) > 1 else ""
     counts = [f"{result.details[word]} {word}" for word in ("records", "sequences", "bytes") if word in result.details]
     antennas = [f"antenna {antenna} is {state}" for antenna, state in result.details.get("antennas", {}).items()]
-    return f"{result.outcome:8} {result.outputs[-1]}{many}: {', '.join([*counts, *antennas])}"
+    return f"{result.outcome:8} {result.outputs[-1]}{many}: {', '.join([*counts, *antennas])}".removesuffix(": ")
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -166,10 +166,18 @@ def test_a_picture_of_other_content_is_refused_before_any_other_appears(block, c
     taken = block / f"{IQ.removesuffix('.h5')}.antenna_4_0_70.jpg"
     taken.write_bytes(b"a photograph of my cat")
     before = names_in(block)
-    assert cli.main(["plot", str(block / IQ), str(block / RAWACF)]) == 1
+    assert cli.main(["plot", str(block / IQ), str(block / RAWACF.replace(".rawacf.", ".bfiq."))]) == 1
     said = capsys.readouterr()
     assert taken.name in said.err and "is not an antennas_iq file" in said.err and not said.out
     assert taken.read_bytes() == b"a photograph of my cat" and names_in(block) == before
+
+
+def test_plot_gives_a_quick_look_of_a_rawacf(block, tmp_path, capsys):
+    assert cli.main(["plot", str(block / RAWACF), "-o", str(tmp_path / "pictures")]) == 0
+    (picture,) = (tmp_path / "pictures").iterdir()
+    assert picture.name == RAWACF.replace(".h5", ".quicklook.png") and picture.name in capsys.readouterr().out
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG" and drawn.convert("L").getextrema()[1] - drawn.convert("L").getextrema()[0] > 50, "a picture, not a blank sheet"
 
 
 def test_an_output_that_cannot_be_written_is_refused_not_raised(block, capsys):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from dataflow.lib import checksum, conversion, iq_plot, names, place
+from dataflow.lib import checksum, conversion, iq_plot, names, place, rawacf_quicklook
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
-from dataflow.lib.names import Name
+from dataflow.lib.names import Kind, Name
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a file's name, how much of it is done and how much there is."""
@@ -59,7 +59,7 @@ def convert(files: Sequence[Path], output: Path | None, processes: int, progress
 
 
 def plot(files: Sequence[Path], output: Path | None, processes: int, progress: Progress | None) -> Iterator[Result]:
-    """Draw every antenna of antennas_iq files at two sizes, and a contact sheet, one file after the other.
+    """Draw files, one after the other: of antennas_iq every antenna at two sizes and a contact sheet, of rawacf a quick-look.
 
     ``output`` is a folder; None puts the pictures beside their input. The contact sheet is the last of the outputs.
 
@@ -114,8 +114,8 @@ def _plot(file: Path, name: Name, folder: Path, processes: int, progress: Callab
     folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".plots-", dir=folder))
     try:
-        drawn = iq_plot.plot(file, name, scratch, processes=processes, progress=progress)
-        finals = {path: folder / path.name for path in drawn.paths}
+        drawn, details = _draw(file, name, scratch, processes, progress)
+        finals = {path: folder / path.name for path in drawn}
         missing = [path for path, final in finals.items() if not final.exists()]
         for path in finals.keys() - set(missing):
             if checksum.sha256(path) != checksum.sha256(finals[path]):
@@ -124,10 +124,21 @@ def _plot(file: Path, name: Name, folder: Path, processes: int, progress: Callab
             place.publish(path, finals[path])
     finally:
         shutil.rmtree(scratch)
-    not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
-    details = {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
     outputs = tuple(str(final) for final in finals.values())
     return Result(names.printable(str(file)), "made" if missing else "present", outputs, details=details)
+
+
+def _draw(
+    file: Path, name: Name, folder: Path, processes: int, progress: Callable[[int, int], None] | None
+) -> tuple[tuple[Path, ...], dict[str, Any]]:
+    """Draw one file into a folder; the pictures, and what is worth telling of them."""
+    if name.kind is Kind.RAWACF:
+        picture = folder / names.quicklook_of(name).text
+        rawacf_quicklook.quicklook(file, name, picture)
+        return (picture,), {}
+    drawn = iq_plot.plot(file, name, folder, processes=processes, progress=progress)
+    not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
+    return drawn.paths, {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
 
 
 def _taken(final: Path) -> BadFile:
