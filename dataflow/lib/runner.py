@@ -81,6 +81,7 @@ class Account:
     def work(self) -> None:
         """Find, take batch after batch, settle, count."""
         self._module = load(self.ctx.step)
+        self._require_part()
         if self._paused():
             return
         rest = self._sort_out(list(dict.fromkeys(self.named or self._module.find(self.ctx))))
@@ -101,6 +102,11 @@ class Account:
             raise self._host_down
         if self.problem is None:
             alert.clear(self.ctx.here, f"{self.ctx.step}: environment")
+
+    def _require_part(self) -> None:
+        parts = getattr(self._module, "PARTS", {})
+        if self.ctx.part and self.ctx.part not in parts:
+            raise BadConfig(f"{self.ctx.step} has no part {self.ctx.part!r}; there are: {', '.join(parts) or 'none'}")
 
     def _must_end(self) -> bool:
         return self.fuse_blown or self._host_down is not None or self.ctx.requests.give_way or self.ctx.should_stop()
