@@ -11,6 +11,7 @@ from typing import Any
 from dataflow.lib import flag, names, place, quarantine, summary
 from dataflow.lib.config import Here
 from dataflow.lib.custody import flags_folder, open_folder, outbox
+from dataflow.lib.step import OUTCOMES
 from dataflow.lib.summary import Record
 
 Report = dict[str, Any]
@@ -38,7 +39,7 @@ def status(here: Here, now: datetime) -> Report:
 
 
 def statistics(here: Here, now: datetime, days: int) -> Report:
-    """Counts of the last days for each step: runs, outcomes, bytes, seconds, alerts, and the latest reasons for trouble."""
+    """Counts of the last days for each step: runs, outcomes, bytes, seconds, alerts, and why files are in trouble now."""
     since = summary.day_before(now, days - 1)
     steps: dict[str, Report] = {}
     for record in summary.records(summary.own_files(here, since)):
@@ -53,10 +54,11 @@ def statistics(here: Here, now: datetime, days: int) -> Report:
             entry["alerts"] += 1
         elif record["event"] == "file":
             entry["files"][record["outcome"]] += 1
+            entry["trouble"].pop(record["file"], None)
             if record["outcome"] in ("kept", "quarantined"):
                 entry["trouble"][record["file"]] = f"{record['outcome']}: {record.get('reason', '')}"
     for entry in steps.values():
-        entry["files"] = dict(entry["files"])
+        entry["files"] = {word: entry["files"][word] for word in OUTCOMES if entry["files"][word]}
         entry["trouble"] = dict(list(entry["trouble"].items())[-10:])
     return {"host": here.host_name, "radar": here.radar, "machine": here.machine.name, "days": days, "steps": steps}
 
