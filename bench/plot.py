@@ -2,7 +2,7 @@
 
     python bench/plot.py [--records 300] [--pairs 5] [--keep FOLDER]
 
-Ours is ``dataflow.lib.iq_plot.plot``, which draws a contact sheet and judges the antennas as well. Theirs is
+Ours is ``dataflow.lib.plots.antennas_iq.plot``, which draws a contact sheet and judges the antennas as well. Theirs is
 ``BorealisV1Read.read_arrays``, one figure per antenna with every sequence drawn, saved as JPEG and resized with Pillow: as
 many pixels, in both sizes, as ours. Both run in a process of their own, in turn, on the same file; the medians and their
 ratios are printed. Beforehand both are run once and the sizes of all pictures compared. Ends with 1 if a bar is missed.
@@ -25,9 +25,10 @@ WALL_BAR, MEMORY_BAR_BYTES = 4.0, 400_000_000
 OURS = """
 import os, sys
 from pathlib import Path
-from dataflow.lib import iq_plot, names
+from dataflow.lib import names
+from dataflow.lib.plots import antennas_iq
 source, folder = map(Path, sys.argv[1:3])
-iq_plot.plot(source, names.parse(source.name), folder, processes=os.cpu_count())
+antennas_iq.plot(source, names.parse(source.name), folder, processes=os.cpu_count())
 """
 
 THEIRS = """
@@ -121,7 +122,7 @@ def lengthen(path: Path, start: datetime, records: int) -> None:
 
 def sides(source: Path, scratch: Path):
     """Two functions that run either side once, after one run of both has shown that their pictures are equally large."""
-    from dataflow.lib.iq_picture import FULL, SIZE
+    from dataflow.lib.plots.picture import FULL, SIZE
 
     folders = scratch / "ours", scratch / "theirs"
     for folder in folders:

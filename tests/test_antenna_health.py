@@ -7,8 +7,8 @@ import pytest
 from iq_files import simulated
 
 from dataflow.demo.simulate_radar import parse_fault
-from dataflow.lib import iq_samples
-from dataflow.lib.antenna_health import NOTHING_DB, HealthThresholds, State, judge
+from dataflow.lib.plots import samples
+from dataflow.lib.plots.antenna_health import NOTHING_DB, HealthThresholds, State, judge
 
 MAIN = (True,) * 16 + (False,) * 4
 ALL = tuple(range(20))
@@ -59,8 +59,8 @@ def test_a_fault_is_found_in_any_antenna_and_only_there(antenna, change_db, stat
 @pytest.mark.parametrize("kind", ["dead", "noisy", "drifting"])
 def test_the_faults_of_the_simulator_are_found_in_its_files(tmp_path, kind):
     path = simulated(tmp_path, records=12, faults=[parse_fault(f"antenna=7:{kind}")])
-    found = iq_samples.survey(path)
-    whole = iq_samples.read(path, iq_samples.spans(found, 12)[0], 20, found.total_sequences)
+    found = samples.survey(path)
+    whole = samples.read(path, samples.spans(found, 12)[0], 20, found.total_sequences)
     health = judge(whole.medians, found.antennas, found.main, HealthThresholds())
     assert {each.antenna: each.state for each in health if each.state is not State.GOOD} == {7: kind}
 

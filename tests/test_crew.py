@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dataflow.lib import checksum, iq_samples
+from dataflow.lib import checksum
 from dataflow.lib.crew import crew
 from dataflow.lib.errors import BadFile, TryLater
+from dataflow.lib.plots import samples
 
 
 def one(function, *arguments):
@@ -44,10 +45,10 @@ def test_errors_of_a_job_are_raised_as_what_they_are(tmp_path):
     path = tmp_path / "no.h5"
     path.write_bytes(b"nothing like it")
     with pytest.raises(BadFile, match=str(path)) as refused:
-        one(iq_samples.survey, path)
+        one(samples.survey, path)
     assert refused.value.kind == "not HDF5"
     with pytest.raises(TryLater, match="No such file"):
-        one(iq_samples.survey, tmp_path / "missing.h5")
+        one(samples.survey, tmp_path / "missing.h5")
 
 
 def test_no_memory_keeps_the_file():

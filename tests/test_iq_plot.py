@@ -17,13 +17,14 @@ from iq_files import NAME, START, iq_file, simulated
 from PIL import Image
 
 from dataflow.demo.simulate_radar import parse_fault
-from dataflow.lib import iq_axes, iq_samples, names
-from dataflow.lib.antenna_health import HealthThresholds, State
-from dataflow.lib.canvas import MISSING_COLOUR
+from dataflow.lib import names
 from dataflow.lib.errors import BadFile, TryLater
-from dataflow.lib.iq_picture import FULL, SIZE
-from dataflow.lib.iq_plot import MAX_MEMORY_BYTES, Pictures, plot
 from dataflow.lib.names import Kind
+from dataflow.lib.plots import axes, samples
+from dataflow.lib.plots.antenna_health import HealthThresholds, State
+from dataflow.lib.plots.antennas_iq import MAX_MEMORY_BYTES, Pictures, plot
+from dataflow.lib.plots.canvas import MISSING_COLOUR
+from dataflow.lib.plots.picture import FULL, SIZE
 
 LEFT, TOP, WIDTH, SAMPLE_HEIGHT = 66, 126, 800, 5
 """Where the samples lie in a small picture."""
@@ -260,7 +261,9 @@ def test_killed_half_way_nothing_has_a_final_name_and_the_next_run_is_whole(tmp_
         "import time\ndef progress(done, total):\n    if done == total - 1:\n        print(flush=True)\n        time.sleep(60)\n"
     )
     call = f"plot(Path({str(path)!r}), names.parse({NAME!r}), Path({str(folder)!r}), processes=2, progress=progress)\n"
-    program = f"from pathlib import Path\nfrom dataflow.lib import names\nfrom dataflow.lib.iq_plot import plot\n{stay}{call}"
+    program = (
+        f"from pathlib import Path\nfrom dataflow.lib import names\nfrom dataflow.lib.plots.antennas_iq import plot\n{stay}{call}"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"\n"
         workers = children(process.pid)
@@ -285,20 +288,20 @@ def wait_for_end_of(pids: list[int]) -> None:
 
 
 def test_times_on_the_axis_are_utc_and_stand_at_their_sequences(tmp_path):
-    found = iq_samples.survey(iq_file(tmp_path, (30,) * 100))
-    assert [(time, sequence) for _, time, sequence in iq_axes.ticks(found, 9)] == [
+    found = samples.survey(iq_file(tmp_path, (30,) * 100))
+    assert [(time, sequence) for _, time, sequence in axes.ticks(found, 9)] == [
         ("14:00", 0), ("14:01", 600), ("14:02", 1200), ("14:03", 1800), ("14:04", 2400)
     ]  # fmt: skip
-    assert all(share == pytest.approx(sequence / 3000, abs=1e-3) for share, _, sequence in iq_axes.ticks(found, 9))
-    assert iq_axes.pauses(found) == []
-    assert iq_axes.span_text(found).startswith(f"{START:%Y-%m-%d %H:%M:%S} to 14:04:59 UTC")
+    assert all(share == pytest.approx(sequence / 3000, abs=1e-3) for share, _, sequence in axes.ticks(found, 9))
+    assert axes.pauses(found) == []
+    assert axes.span_text(found).startswith(f"{START:%Y-%m-%d %H:%M:%S} to 14:04:59 UTC")
 
 
 def test_a_pause_is_marked_and_has_no_times(tmp_path):
     path = iq_file(tmp_path, (30,) * 100, pause_before=(60, 3600))
-    found = iq_samples.survey(path)
-    assert iq_axes.pauses(found) == [1800]
-    times = [time for _, time, _ in iq_axes.ticks(found, 50)]
+    found = samples.survey(path)
+    assert axes.pauses(found) == [1800]
+    times = [time for _, time, _ in axes.ticks(found, 50)]
     assert times[0] == "14:00" and times[-1] == "15:04" and not [time for time in times if "14:03" < time < "15:03"]
     pictures = drawn(path, tmp_path / "plots")
     assert near(pixel(full(pictures, 3), 0.6, 35, FULL), (255, 255, 255))
@@ -306,6 +309,6 @@ def test_a_pause_is_marked_and_has_no_times(tmp_path):
 
 @pytest.mark.parametrize(("counts", "pause_s"), [((30,) * 4, 3e8), ((1,), 0), ((1, 1), 0.3)])
 def test_there_is_always_a_time_on_the_axis(tmp_path, counts, pause_s):
-    found = iq_samples.survey(iq_file(tmp_path, counts, pause_before=(len(counts) // 2, pause_s)))
-    times = iq_axes.ticks(found, 9)
+    found = samples.survey(iq_file(tmp_path, counts, pause_before=(len(counts) // 2, pause_s)))
+    times = axes.ticks(found, 9)
     assert 1 <= len(times) <= 20 and times[0][1] == "14:00:00"

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from iq_files import iq_file, simulated
 
-from dataflow.lib import iq_samples
 from dataflow.lib.errors import BadFile, TryLater
+from dataflow.lib.plots import samples
 
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def read_whole(path: Path, records_each: int = 100) -> tuple[iq_samples.Survey, iq_samples.Reduced]:
-    found = iq_samples.survey(path)
-    spans = iq_samples.spans(found, records_each)
-    parts = (iq_samples.read(path, span, len(found.antennas), found.total_sequences) for span in spans)
-    return found, iq_samples.join(parts, found)
+def read_whole(path: Path, records_each: int = 100) -> tuple[samples.Survey, samples.Reduced]:
+    found = samples.survey(path)
+    spans = samples.spans(found, records_each)
+    parts = (samples.read(path, span, len(found.antennas), found.total_sequences) for span in spans)
+    return found, samples.join(parts, found)
 
 
 def every_sequence(path: Path) -> np.ndarray:
@@ -32,7 +32,7 @@ def every_sequence(path: Path) -> np.ndarray:
 
 def test_a_survey_says_what_the_file_says(tmp_path):
     path = iq_file(tmp_path, (4, 6, 5), pause_before=(2, 600))
-    found = iq_samples.survey(path)
+    found = samples.survey(path)
     assert (found.station, found.experiment_name, found.experiment_id, found.slice_id) == ("sas", "NormalScan", 151, 0)
     assert found.antennas == (0, 3, 17) and found.main == (True, True, False)
     assert found.sequences.tolist() == [4, 6, 5] and found.total_sequences == 15
@@ -45,7 +45,7 @@ def test_antennas_go_by_their_labels_not_by_their_places(tmp_path):
     path = iq_file(tmp_path, indices=(0, 2, 16))
     with h5py.File(path, "r+") as file:
         file["metadata/antennas"][...] = np.arange(100, 120)
-    found = iq_samples.survey(path)
+    found = samples.survey(path)
     assert found.antennas == (100, 102, 116) and found.main == (True, True, False)
 
 
@@ -56,7 +56,7 @@ def test_each_column_is_the_brightest_of_its_sequences(tmp_path, counts, records
     found, whole = read_whole(path, records_each)
     power = every_sequence(path)
     total = power.shape[1]
-    columns = min(total, iq_samples.COLUMNS)
+    columns = min(total, samples.COLUMNS)
     edges = [column * total // columns for column in range(columns + 1)]
     expected = np.stack([power[:, begin:end].max(axis=1) for begin, end in pairwise(edges)], axis=1)
     assert whole.brightest.shape == (3, columns, 71)
@@ -81,10 +81,10 @@ def test_what_is_kept_does_not_grow_with_the_file(tmp_path):
         folder = tmp_path / str(records)
         folder.mkdir()
         found, whole = read_whole(iq_file(folder, (500,) * records))
-        assert whole.brightest.shape == (3, iq_samples.COLUMNS, iq_samples.SAMPLES)
-        span = iq_samples.spans(found, 2)[1]
-        part = iq_samples.read(folder / "20261101.1400.00.sas.0.antennas_iq.h5", span, 3, found.total_sequences)
-        assert part.brightest.shape[1] <= 1000 * iq_samples.COLUMNS // found.total_sequences + 2
+        assert whole.brightest.shape == (3, samples.COLUMNS, samples.SAMPLES)
+        span = samples.spans(found, 2)[1]
+        part = samples.read(folder / "20261101.1400.00.sas.0.antennas_iq.h5", span, 3, found.total_sequences)
+        assert part.brightest.shape[1] <= 1000 * samples.COLUMNS // found.total_sequences + 2
 
 
 def test_only_the_chunks_that_are_drawn_are_read(tmp_path):
@@ -126,7 +126,7 @@ def test_short_sequences_leave_the_rest_empty(tmp_path):
 
 def test_a_cpid_that_changes_within_the_file_is_that_of_the_first_record(tmp_path):
     path = simulated(tmp_path, cpid_of_record={1: 157})
-    assert iq_samples.survey(path).experiment_id == 151
+    assert samples.survey(path).experiment_id == 151
 
 
 def cut(path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, damage, kind):
     path = iq_file(tmp_path)
     damage(path)
     with pytest.raises(BadFile, match=str(path)) as refused:
-        iq_samples.survey(path)
+        samples.survey(path)
     assert refused.value.kind == kind
 
 
@@ -250,7 +250,7 @@ def test_what_is_wrong_with_the_metadata_is_told_with_the_field(tmp_path, field,
     with h5py.File(path, "r+") as file:
         replaced(field, value)(file, "")
     with pytest.raises(BadFile, match=f"metadata.*field {field}") as refused:
-        iq_samples.survey(path)
+        samples.survey(path)
     assert refused.value.kind == "damaged record"
 
 
@@ -262,15 +262,15 @@ def test_a_record_larger_than_any_radar_makes_takes_no_memory(tmp_path):
             del record[field]
             record.create_dataset(field, shape, kind, chunks=True, compression=9)
     with pytest.raises(BadFile, match="field sqn_timestamps"):
-        iq_samples.survey(path)
-    span = iq_samples.Span(0, 0, ("20261101-1400-00.000000",), (10**6,))
+        samples.survey(path)
+    span = samples.Span(0, 0, ("20261101-1400-00.000000",), (10**6,))
     with pytest.raises(BadFile, match="more than any record"):
-        iq_samples.read(path, span, 3, 10**6)
+        samples.read(path, span, 3, 10**6)
 
 
 def test_a_file_that_is_not_there_condemns_nothing(tmp_path):
     with pytest.raises(TryLater):
-        iq_samples.survey(tmp_path / "20261101.1400.00.sas.0.antennas_iq.h5")
+        samples.survey(tmp_path / "20261101.1400.00.sas.0.antennas_iq.h5")
 
 
 def _bytes_read() -> int:

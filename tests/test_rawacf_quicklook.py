@@ -13,7 +13,7 @@ from PIL import Image
 from dataflow.demo.simulate_radar import SliceSpec, write_block
 from dataflow.lib import names
 from dataflow.lib.errors import BadFile, TryLater
-from dataflow.lib.rawacf_quicklook import SIZE, quicklook
+from dataflow.lib.plots.rawacf_quicklook import SIZE, quicklook
 
 NAME = names.parse("20261101.1400.00.sas.0.rawacf.h5")
 LEFT, WIDTH, TOP, HEIGHT = 66, 800, 126, 355

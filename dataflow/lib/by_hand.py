@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from dataflow.lib import checksum, conversion, iq_plot, names, place, rawacf_quicklook
+from dataflow.lib import checksum, conversion, names, place
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
 from dataflow.lib.names import Kind, Name
+from dataflow.lib.plots import antennas_iq, rawacf_quicklook
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a file's name, how much of it is done and how much there is."""
@@ -136,7 +137,7 @@ def _draw(
         picture = folder / names.quicklook_of(name).text
         rawacf_quicklook.quicklook(file, name, picture)
         return (picture,), {}
-    drawn = iq_plot.plot(file, name, folder, processes=processes, progress=progress)
+    drawn = antennas_iq.plot(file, name, folder, processes=processes, progress=progress)
     not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
     return drawn.paths, {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
 

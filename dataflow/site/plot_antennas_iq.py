@@ -16,11 +16,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dataflow.lib import alert, checksum, copy, iq_plot, names, place
+from dataflow.lib import alert, checksum, copy, names, place
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
+from dataflow.lib.plots import antennas_iq
 from dataflow.lib.step import Outcome, attempt, bad, done
 
 KINDS = frozenset({Kind.ANTENNAS_IQ})
@@ -71,11 +72,11 @@ def _draw(ctx: Context, path: Path) -> Outcome:
     )  # fmt: skip
 
 
-def _pictures(ctx: Context, path: Path, name: Name, scratch: Path) -> iq_plot.Pictures:
+def _pictures(ctx: Context, path: Path, name: Name, scratch: Path) -> antennas_iq.Pictures:
     """Draw a file that lies still; whatever was found in one that changes meanwhile counts for nothing."""
     before = checksum.stamp(path)
     try:
-        return iq_plot.plot(path, name, scratch, processes=ctx.flow.plots.processes)
+        return antennas_iq.plot(path, name, scratch, processes=ctx.flow.plots.processes)
     finally:
         if checksum.stamp(path) != before:
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
@@ -96,7 +97,7 @@ def _put_in_place(ctx: Context, source: Path, pictures: Sequence[Path]) -> list[
     return entries
 
 
-def _tell_antenna_health(ctx: Context, name: Name, pictures: iq_plot.Pictures) -> None:
+def _tell_antenna_health(ctx: Context, name: Name, pictures: antennas_iq.Pictures) -> None:
     """One alert for each change of an antenna's state."""
     for health in pictures.health:
         condition = f"antenna {health.antenna} of slice {name.slice_id}"

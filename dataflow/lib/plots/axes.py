@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataflow.lib.antenna_health import AntennaHealth, State
-from dataflow.lib.canvas import INK, Canvas, Scale, coloured
-from dataflow.lib.iq_samples import COLUMNS, SAMPLES, Floats, Survey, Times
+from dataflow.lib.plots.antenna_health import AntennaHealth, State
+from dataflow.lib.plots.canvas import INK, Canvas, Scale, coloured
+from dataflow.lib.plots.samples import COLUMNS, SAMPLES, Floats, Survey, Times
 
 POWER = Scale(30, 80, 10, "power 20 log₁₀|IQ| (dB)", "no sample")
 

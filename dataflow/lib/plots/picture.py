@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataflow.lib.antenna_health import AntennaHealth, State
-from dataflow.lib.canvas import BLUE, GREY, INK, PALE_BLUE, RED, Canvas, new_canvas, write
-from dataflow.lib.iq_axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
-from dataflow.lib.iq_samples import COLUMNS, SAMPLES, Floats, Survey
+from dataflow.lib.plots.antenna_health import AntennaHealth, State
+from dataflow.lib.plots.axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
+from dataflow.lib.plots.canvas import BLUE, GREY, INK, PALE_BLUE, RED, Canvas, new_canvas, write
+from dataflow.lib.plots.samples import COLUMNS, SAMPLES, Floats, Survey
 
 FULL = 3
 SIZE = (1000, 552)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from dataflow.lib.antenna_health import AntennaHealth, HealthThresholds, State
-from dataflow.lib.canvas import GREEN, GREY, INK, RED, Canvas, new_canvas, text_width
-from dataflow.lib.iq_axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
-from dataflow.lib.iq_samples import COLUMNS, SAMPLES, Floats, Survey
+from dataflow.lib.plots.antenna_health import AntennaHealth, HealthThresholds, State
+from dataflow.lib.plots.axes import POWER, draw_pauses, heat_map, level_text, reduction_text, survey_texts, ticks
+from dataflow.lib.plots.canvas import GREEN, GREY, INK, RED, Canvas, new_canvas, text_width
+from dataflow.lib.plots.samples import COLUMNS, SAMPLES, Floats, Survey
 
 _CELLS = 4
 """In a row: the sixteen antennas of a main array are four rows, the four of an interferometer a fifth."""

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dataflow.lib import checksum, names, place
-from dataflow.lib.antenna_health import AntennaHealth, HealthThresholds, judge
 from dataflow.lib.crew import crew
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.names import Kind, Name
+from dataflow.lib.plots.antenna_health import AntennaHealth, HealthThresholds, judge
 
 T = TypeVar("T")
 
@@ -72,26 +72,26 @@ def plot(
     if name.kind is not Kind.ANTENNAS_IQ:
         raise BadFile("not antennas_iq", f"{name.text} is not an antennas_iq file: there is nothing to draw")
     try:
-        from dataflow.lib import canvas, iq_contact_sheet, iq_picture, iq_samples
+        from dataflow.lib.plots import canvas, contact_sheet, picture, samples
     except ImportError as error:
         raise TryLater(f"{name.text} cannot be drawn: {error}. Install dataflow with its extra [site]; the file stays") from error
 
     thresholds = thresholds or HealthThresholds()
     workers = max(1, min(processes, (max_memory_bytes - OWN_BYTES) // WORKER_BYTES))
     with _machine_to_blame(name), _parts_removed(name, folder), crew(workers) as side_by_side:
-        found: iq_samples.Survey = next(side_by_side([(iq_samples.survey, (source,))]))
+        found: samples.Survey = next(side_by_side([(samples.survey, (source,))]))
         counted = _counter(progress, len(found.records) + len(found.antennas))
-        spans = iq_samples.spans(found, RECORDS_PER_JOB)
-        reading = side_by_side((iq_samples.read, (source, span, len(found.antennas), found.total_sequences)) for span in spans)
-        whole = iq_samples.join((counted(part, part.medians.shape[1]) for part in reading), found)
+        spans = samples.spans(found, RECORDS_PER_JOB)
+        reading = side_by_side((samples.read, (source, span, len(found.antennas), found.total_sequences)) for span in spans)
+        whole = samples.join((counted(part, part.medians.shape[1]) for part in reading), found)
         health = judge(whole.medians, found.antennas, found.main, thresholds)
         pairs = [_pair(name, folder, antenna) for antenna in found.antennas]
         sheet = folder / names.contact_sheet_of(name).text
         drawing = side_by_side(
-            (iq_picture.write_antenna, (found, brightest, of_antenna, main, [place.part_of(path) for path in pair]))
+            (picture.write_antenna, (found, brightest, of_antenna, main, [place.part_of(path) for path in pair]))
             for brightest, of_antenna, main, pair in zip(whole.brightest, health, found.main, pairs, strict=True)
         )
-        canvas.write(iq_contact_sheet.contact_sheet(found, whole.brightest, health, thresholds), place.part_of(sheet))
+        canvas.write(contact_sheet.contact_sheet(found, whole.brightest, health, thresholds), place.part_of(sheet))
         for drawn in drawing:
             counted(drawn, 1)
         paths = (*(path for pair in pairs for path in pair), sheet)
@@ -101,7 +101,7 @@ def plot(
 
 def _pair(name: Name, folder: Path, antenna: int) -> tuple[Path, Path]:
     """The pictures of one antenna: full size, then small."""
-    from dataflow.lib.iq_samples import SAMPLES
+    from dataflow.lib.plots.samples import SAMPLES
 
     full, small = (folder / names.plot_of(name, antenna, 0, SAMPLES - 1, full=full).text for full in (True, False))
     return full, small

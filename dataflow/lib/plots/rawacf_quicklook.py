@@ -17,11 +17,11 @@ from PIL import Image
 
 from dataflow.lib import borealis, checksum, place
 from dataflow.lib.borealis import Field, Record
-from dataflow.lib.canvas import BLUE, GREY, INK, Canvas, Scale, coloured, new_canvas, write
 from dataflow.lib.errors import BadFile, TryLater
-from dataflow.lib.iq_axes import amount_text, draw_pauses, experiment_text, span_text, ticks
-from dataflow.lib.iq_samples import PLAUSIBLE_TIMES_S
 from dataflow.lib.names import Kind, Name
+from dataflow.lib.plots.axes import amount_text, draw_pauses, experiment_text, span_text, ticks
+from dataflow.lib.plots.canvas import BLUE, GREY, INK, Canvas, Scale, coloured, new_canvas, write
+from dataflow.lib.plots.samples import PLAUSIBLE_TIMES_S
 
 Floats: TypeAlias = NDArray[np.float32]
 
