@@ -22,7 +22,7 @@ import world
 from running_chain import LIMIT_S, SHIPPED, children_of, put_flag, with_steps
 from world import World
 
-from dataflow.lib import daemon, flag, lock, place
+from dataflow.lib import context, daemon, flag, lock, place
 from dataflow.lib.context import Requests
 from dataflow.lib.custody import flags_folder, open_folder
 from dataflow.lib.daemon import Chain
@@ -579,3 +579,21 @@ def test_the_next_file_of_the_radar_is_waited_for_and_no_longer(own: Own, tmp_pa
         assert chain.seconds_to_next_look(Exit.ACCOUNTED) == daemon.TICK_S
         chain.began = made.clock()
         assert chain.seconds_to_next_look(Exit.ACCOUNTED) == look_every_s, "no file keeps it awake"
+
+
+def test_a_pause_is_honoured_within_one_file(own: Own) -> None:
+    made = own.world([own.step("a", "works"), own.step("b")])
+    own.start(made)
+    own.until(lambda: "a 0" in own.ran, "the first file is in hand")
+    place.write_whole(pause_file_of(made, "a"), b"a new disk\n")
+    own.go_on()
+    own.ran_is(["a ran", "a 0", "b ran"])
+    pause_file_of(made, "a").unlink()
+    put_flag(made.here("site-linux"), "borealis")
+    own.ran_is(["a ran", "a 0", "b ran", "a ran", *(f"a {n}" for n in range(100)), "b ran"])
+
+
+def pause_file_of(made: World, step: str) -> Path:
+    path = context.pause_file(made.here("site-linux"), f"/where/ever/{step}.py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
