@@ -77,9 +77,7 @@ class Machines:
         self.private = root / ".machines"
         self.private.mkdir(parents=True)
         self.command = self.private / "dataflow"
-        far = [
-            f"radars.{radar}.machines.{host}.command={self.command}" for radar in RADARS for host in ("site-linux", "campus")
-        ]
+        far = [f"radars.{radar}.machines.{host}.command={self.command}" for radar in RADARS for host in ("site-linux", "campus")]
         self.config = config.load(REPOSITORY / "config.yaml", root, [*shared.overrides, *far, *overrides])
         self.killed_file = self.private / "killed"
         self.plan_file = self.private / "plan"
@@ -241,7 +239,11 @@ class Machines:
         """Folders that are not part of what the steps leave behind: state, logs, and what the tests need."""
         heres = [self.here(host, radar) for radar in RADARS for host in self.config.flow.hosts]
         mirrors = {here.folder("incoming") / ".logs" for here in heres if "incoming" in here.folder_texts}
-        return {self.private, *mirrors, *(folder for here in heres for folder in (here.machine_state, here.logs, here.relayed_logs))}
+        return {
+            self.private,
+            *mirrors,
+            *(folder for here in heres for folder in (here.machine_state, here.logs, here.relayed_logs)),
+        }
 
 
 def assert_counts_add_up(run: Run) -> None:

@@ -8,7 +8,8 @@ come through here as well: their `dataflow` and their `python` are scripts that 
 What happens to a command while it works is told by the file in $STARTER_PLAN, if it exists:
 
     of             which command is meant: run, receive, send_files, or any
-    kill_at        SIGKILL before the N-th change. Changes are creations, renames, links and removals below `below`
+    kill_at        SIGKILL before the N-th change. Changes are creations, renames, links and removals below `below`,
+                   and starts of programs
     killed         a file that is made just before the kill
     change         a file that gets one byte more, once: when its first piece has been read, or when the program `when`
                    is started
@@ -178,6 +179,8 @@ def _is_change(event: str, arguments: tuple, below: str) -> bool:
     if event == "open":
         path, _, flags = arguments
         return isinstance(path, (str, bytes)) and bool(flags & (os.O_CREAT | os.O_TRUNC)) and os.fsdecode(path).startswith(below)
+    if event == "subprocess.Popen":
+        return True
     return event in CHANGES and os.fsdecode(arguments[CHANGES[event]]).startswith(below)
 
 

@@ -118,7 +118,9 @@ def on_nas(machines: Machines, path: Path) -> list[Path]:
 
 def on_site_linux(machines: Machines, path: Path) -> list[Path]:
     name, folder = parsed(path), machines.here("site-linux", "inv").folder
-    return [folder("rawacf_dmap") / names.dmap_of(name).text if name.kind is Kind.DMAP_PLAIN else folder("rawacf_array") / name.text]
+    return [
+        folder("rawacf_dmap") / names.dmap_of(name).text if name.kind is Kind.DMAP_PLAIN else folder("rawacf_array") / name.text
+    ]
 
 
 def days_off(machines: Machines, path: Path) -> Path:

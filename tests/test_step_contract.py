@@ -105,7 +105,9 @@ def sweep(machines: Machines, case: Case, of: str) -> int:
     """
     fed = hashes(feed(machines, case, 2 if case.stride == 1 else 1))
     if case.far:
-        machines.dataflow(["receive", "hello", "--host", case.far, "--radar", case.radar, "--from", case.host])  # makes its folders
+        machines.dataflow(
+            ["receive", "hello", "--host", case.far, "--radar", case.radar, "--from", case.host]
+        )  # makes its folders
     saved, before = machines.save(), visible(machines.files())
     undisturbed = run(machines, case)
     assert undisturbed.code == 0, undisturbed.said
@@ -164,7 +166,9 @@ def test_full_destination_keeps_everything_until_there_is_room(case: Case, machi
         full = run(machines, case)
         assert full.code == 1, full.said
         for path, digest in fed.items():
-            needs_it = case.step == "send_logs" or any(place.is_relative_to(case.disk(machines)) for place in case.places(machines, path))
+            needs_it = case.step == "send_logs" or any(
+                place.is_relative_to(case.disk(machines)) for place in case.places(machines, path)
+            )
             assert full.outcomes()[path.name] == ("kept" if needs_it else "done")
             assert path.exists() and sha256(path) == digest or digest in machines.files().values()
         if case.id != "distribute_borealis_data":  # of which other disks have room
@@ -412,7 +416,9 @@ def test_one_bad_file_is_set_aside_and_stops_nothing_else(case: Case, machines: 
     assert done.outcomes()[bad.name] == "quarantined"
     assert_finished(machines, case, fed)
     ((name, reason),) = machines.quarantined(case.host, case.radar).items()
-    assert name == bad.name and reason["sha256"] == digest and reason["message"] and reason["kind"] and reason["step"] == case.step
+    assert (
+        name == bad.name and reason["sha256"] == digest and reason["message"] and reason["kind"] and reason["step"] == case.step
+    )
     assert sha256(machines.here(case.host, case.radar).folder("quarantine") / name) == digest
     assert not bad.exists()
     assert len(alerts(machines, case)) == 1

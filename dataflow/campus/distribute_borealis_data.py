@@ -216,7 +216,10 @@ def _watch_staging(ctx: Context) -> None:
     """Tell once when a partner has not emptied its staging folder for `stale_days`; the time is when the file came there."""
     for target, settings in ctx.flow.distribute.targets.items():
         folder = ctx.here.path(settings.folder)
-        oldest = min((path.lstat().st_ctime for path in place.scan(folder)), default=None)
+        try:
+            oldest = min((path.lstat().st_ctime for path in place.scan(folder)), default=None)
+        except OSError:  # a file was taken just now; or the folder is not what it should be, which whoever stages there says
+            continue
         condition = f"staging {target}"
         if oldest is None or ctx.clock().timestamp() - oldest < ctx.flow.distribute.stale_days * 86400:
             alert.clear(ctx.here, condition)
