@@ -177,7 +177,8 @@ def test_plot_gives_a_quick_look_of_a_rawacf(block, tmp_path, capsys):
     (picture,) = (tmp_path / "pictures").iterdir()
     assert picture.name == RAWACF.replace(".h5", ".quicklook.png") and picture.name in capsys.readouterr().out
     with Image.open(picture) as drawn:
-        assert drawn.format == "PNG" and drawn.convert("L").getextrema()[1] - drawn.convert("L").getextrema()[0] > 50, "a picture, not a blank sheet"
+        darkest, brightest = drawn.convert("L").getextrema()
+        assert drawn.format == "PNG" and brightest - darkest > 50, "a picture, not a blank sheet"
 
 
 def test_an_output_that_cannot_be_written_is_refused_not_raised(block, capsys):

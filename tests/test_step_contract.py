@@ -124,7 +124,7 @@ def sweep(machines: Machines, case: Case, of: str) -> int:
         for text, digest in visible(found).items():
             assert (Path(text).name, digest) in known, f"change {number}: {text} is there, but not whole"
         for path, digest in fed.items():
-            assert path.exists() and sha256(path) == digest or digest in found.values() or is_delivered(machines, case, path)
+            assert (path.exists() and sha256(path) == digest) or digest in found.values() or is_delivered(machines, case, path)
             waiting = custody.names_in_backlog(machines.here(case.host, case.radar))
             if case.removes_source and not path.exists() and path.name not in waiting:
                 assert recorded(machines, case, path), f"change {number}: {path} is gone without a record"
@@ -170,7 +170,7 @@ def test_full_destination_keeps_everything_until_there_is_room(case: Case, machi
                 place.is_relative_to(case.disk(machines)) for place in case.places(machines, path)
             )
             assert full.outcomes()[path.name] == ("kept" if needs_it else "done")
-            assert path.exists() and sha256(path) == digest or digest in machines.files().values()
+            assert (path.exists() and sha256(path) == digest) or digest in machines.files().values()
         if case.id != "distribute_borealis_data":  # of which other disks have room
             assert visible(machines.files()) == before
         disk.make_room()
@@ -294,8 +294,10 @@ def unknown_names(example: Path) -> list[Path]:
     """Files beside a good one, under names that a shell, a log or a path would trip over."""
     name, stem, ending = os.fsencode(example.name), os.fsencode(example.stem), os.fsencode(example.suffix)
     unknown = (
-        name + b"\n", b"-rf " + name, b"--remove-source-files", stem + b"$(touch PWNED)" + ending, stem + b"`touch PWNED`" + ending,
-        stem + b";touch PWNED;" + ending, b"'" + name, b'"' + name + b'"', stem + b"\xff\xfe" + ending, stem + b"\x1b[2J" + ending,
+        name + b"\n", b"-rf " + name, b"--remove-source-files", stem + b"$(touch PWNED)" + ending,
+        stem + b"`touch PWNED`" + ending,
+        stem + b";touch PWNED;" + ending, b"'" + name, b'"' + name + b'"', stem + b"\xff\xfe" + ending,
+        stem + b"\x1b[2J" + ending,
         stem + b" | touch PWNED" + ending, stem.ljust(255 - len(ending), b"x") + ending, b"notes.txt", b"*", b"%s%n", b"\\",
     )  # fmt: skip
     folder = os.fsencode(example.parent)
