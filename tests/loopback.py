@@ -96,6 +96,11 @@ class Machines:
         log = summary.SummaryLog(here, "fed", "fed", context.utc_now)
         custody.Custody(here, "fed", context.utc_now, log).admit(entries, sender)
 
+    def admitted(self, host: str, radar: str = "sas") -> list[Entry]:
+        """All entries of the open manifests of a host."""
+        folder = custody.open_folder(self.here(host, radar))
+        return [entry for _, manifest in flag.read_folder(folder) for entry in manifest.files]
+
     def run(
         self,
         step: str,

@@ -32,13 +32,19 @@ ACCEPT_AT_ONCE = 500
 READ_AT_ONCE = 8
 """Files that are synced and read back side by side: enough that their syncs meet in one commit of the journal."""
 _STALE_PARTIAL_S = 7 * 86400
-_MANIFEST_LIMIT_BYTES = 64 << 20
+_REQUEST_LIMIT_BYTES = 64 << 20
 Answer = dict[str, Any]
 
 
 def serve(ctx: Context, verb: str, sender: str, stdin: BinaryIO, stdout: BinaryIO) -> Exit:
-    """Answer one request; answers are JSON, one a line, each sent only when what it says is durable."""
-    content = stdin.read(_MANIFEST_LIMIT_BYTES)
+    """Answer one request; answers are JSON, one a line, each sent only when what it says is durable.
+
+    Raises:
+        BadFile: the request is too long, or a manifest that cannot be read; nothing of it was used.
+    """
+    content = stdin.read(_REQUEST_LIMIT_BYTES + 1)
+    if len(content) > _REQUEST_LIMIT_BYTES:
+        raise BadFile("too long", f"the request is longer than {_REQUEST_LIMIT_BYTES >> 20} MiB; send fewer files at a time")
     handlers = {"accept": _accept, "flag": _take_flags, "logs": _take_logs, "hello": _hello}
     for answers in handlers[verb](ctx, sender, content):
         for answer in answers:
