@@ -3,7 +3,7 @@
 #   make demo                             the whole chain on this computer, with real files, rsync and SSH
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
-#   make bench                            the measurements of bench/
+#   make bench                            the measurements of bench/, which write docs/performance.md
 #   make check  [HOST=... RADAR=...]      check config.yaml; with HOST and RADAR this machine too
 #   make install HOST=... RADAR=...       as root: the program for one host into /opt/dataflow, its configuration and its unit
 #   make units   HOST=... RADAR=...       as root: only the systemd unit of that host, below DESTDIR
@@ -17,7 +17,6 @@ SHELL := /bin/bash
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
-MEASUREMENTS := $(shell grep -l '^if __name__ == "__main__"' bench/*.py)
 DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
 READY := .venv/ready
 
@@ -37,7 +36,7 @@ lint: test-programs $(READY)
 	shellcheck -x $(SHELL_FILES)
 
 bench: demo-programs $(READY)
-	missed=0; for measurement in $(MEASUREMENTS); do .venv/bin/python "$$measurement" || missed=1; done; exit $$missed
+	.venv/bin/python bench/performance.py
 
 check: $(READY)
 	.venv/bin/dataflow check $(HOST) $(if $(RADAR),--radar $(RADAR))

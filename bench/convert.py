@@ -1,25 +1,29 @@
 """Converting one block of rawacf, with a strict read-back of the finished file, against pyDARNio doing the same.
 
-    python bench/convert.py [--records 2400] [--beams 1] [--pairs 5] [--keep FOLDER]
+    python bench/convert.py [--quick] [--pairs 5] [--json FILE]
 
 Ours is ``dataflow.lib.conversion.convert``; theirs is ``pydarnio.BorealisConvert`` followed by ``read_rawacf`` in strict mode.
-Both run in a process of their own, in turn, on the same simulated file; the medians and their ratios are printed. Beforehand
-both results are compared: the decompressed bytes must be the same. Ends with 1 if a bar is missed on a block of full length.
+Both run in a process of their own, in turn, on the same simulated file. Beforehand both results are compared: the
+decompressed bytes must be the same.
 """
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import hashlib
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import measure
+import results
+from results import Bar, Result
 
-ROOT = Path(__file__).resolve().parent.parent
+from dataflow.demo.simulate_radar import SliceSpec, write_block
+
 FULL_BLOCK_RECORDS = 2400
 WALL_BAR, CPU_BAR, MEMORY_BAR = 3.5, 2.0, 6.0
 
@@ -42,28 +46,38 @@ pydarnio.read_rawacf(target, mode="strict")
 """
 
 
-def main() -> int:
-    """Parse the arguments, make the file, run both sides and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=FULL_BLOCK_RECORDS)
-    parser.add_argument("--beams", type=int, default=1, choices=(1, 16))
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--keep", type=Path, help="make the block in this folder, or use it if it is there already")
-    arguments = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Records of the block."""
+
+    records: int
+    pairs: int
+
+
+FULL = Size(records=FULL_BLOCK_RECORDS, pairs=5)
+QUICK = Size(records=20, pairs=1)
+
+
+def measured(size: Size) -> Iterator[Result]:
+    """Both sides on one block, in turn."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.keep or Path(scratch)
-        source = block(folder, arguments.records, arguments.beams)
-        print(f"{source.name}: {arguments.records} records of {arguments.beams} beams, {source.stat().st_size / 1e6:.0f} MB")
-        ours, theirs = sides(source, Path(scratch))
-        ours_cost, theirs_cost = measure.compare(ours, theirs, arguments.pairs)
-    print("\n".join(measure.table(ours_cost, theirs_cost, ("dataflow", "pyDARNio"))))
-    return 0 if arguments.records < FULL_BLOCK_RECORDS or bars_met(ours_cost, theirs_cost) else 1
+        source = block(Path(scratch), size.records, beams=1)
+        ours, theirs = measure.compare(*sides(source, Path(scratch)), size.pairs)
+        what = (
+            f"{size.records:,} records of 75 ranges and 30 lags, main, interferometer and cross correlations, "
+            f"{source.stat().st_size / 1e6:.0f} MB. Median of {size.pairs} pairs."
+        )
+    headings, rows = results.cost_table(ours, theirs, ("dataflow", "pyDARNio"))
+    bars = (
+        Bar("times faster", theirs.wall_s / ours.wall_s, at_least=WALL_BAR),
+        Bar("times less CPU time", theirs.cpu_s / ours.cpu_s, at_least=CPU_BAR),
+        Bar("times less memory", theirs.peak_pss_bytes / ours.peak_pss_bytes, at_least=MEMORY_BAR),
+    )
+    yield Result("Convert", what, headings, rows, bars)
 
 
 def block(folder: Path, records: int, beams: int) -> Path:
     """The rawacf file of one simulated block, made unless it is there."""
-    from dataflow.demo.simulate_radar import SliceSpec, write_block
-
     start = datetime(2026, 11, 1, 14, tzinfo=UTC)
     name = f"{start:%Y%m%d.%H%M.%S}.sas.0.rawacf.h5"
     for found in folder.rglob(name):
@@ -77,7 +91,7 @@ def sides(source: Path, scratch: Path):
     part, target = scratch / ".part", scratch / "theirs.rawacf.bz2"
 
     def ours() -> measure.Cost:
-        return measure.run([sys.executable, "-c", OURS, source, part], cwd=ROOT)
+        return measure.run([sys.executable, "-c", OURS, source, part], cwd=results.ROOT)
 
     def theirs() -> measure.Cost:
         return measure.run([sys.executable, "-c", THEIRS, source.name, target], cwd=source.parent, environment={"LC_ALL": "C"})
@@ -97,18 +111,5 @@ def content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def bars_met(ours: measure.Cost, theirs: measure.Cost) -> bool:
-    """Say how each bar was met or missed."""
-    ratios = (
-        ("wall", theirs.wall_s / ours.wall_s, WALL_BAR),
-        ("CPU", theirs.cpu_s / ours.cpu_s, CPU_BAR),
-        ("peak memory", theirs.peak_pss_bytes / ours.peak_pss_bytes, MEMORY_BAR),
-    )
-    for title, ratio, bar in ratios:
-        print(f"{title}: {ratio:.2f} times less, the bar is {bar}: {'met' if ratio >= bar else 'MISSED'}")
-    return all(ratio >= bar for _, ratio, bar in ratios)
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())
+    sys.exit(results.main(__doc__, measured, FULL, QUICK))

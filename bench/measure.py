@@ -66,24 +66,11 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, environment: dic
 def compare(ours: Callable[[], Cost], theirs: Callable[[], Cost], pairs: int) -> tuple[Cost, Cost]:
     """Run both in turn, ``pairs`` times each, and return the median of each number."""
     costs = [(ours(), theirs()) for _ in range(pairs)]
-    return _median([pair[0] for pair in costs]), _median([pair[1] for pair in costs])
+    return median([pair[0] for pair in costs]), median([pair[1] for pair in costs])
 
 
-def table(ours: Cost, theirs: Cost, labels: tuple[str, str] = ("ours", "theirs")) -> Iterator[str]:
-    """Lines of a table of both costs and the ratios between them, larger is better for us."""
-    yield f"{'':>12} {labels[0]:>12} {labels[1]:>12} {'ratio':>7}"
-    for title, unit, ours_value, theirs_value in (
-        ("wall", "s", ours.wall_s, theirs.wall_s),
-        ("CPU", "s", ours.cpu_s, theirs.cpu_s),
-        ("peak memory", "MB", ours.peak_pss_bytes / 1e6, theirs.peak_pss_bytes / 1e6),
-        ("read", "MB", ours.read_bytes / 1e6, theirs.read_bytes / 1e6),
-        ("written", "MB", ours.written_bytes / 1e6, theirs.written_bytes / 1e6),
-    ):
-        ratio = theirs_value / ours_value if ours_value else float("inf")
-        yield f"{title:>12} {ours_value:>9.2f} {unit:<2} {theirs_value:>9.2f} {unit:<2} {ratio:>7.2f}"
-
-
-def _median(costs: Sequence[Cost]) -> Cost:
+def median(costs: Sequence[Cost]) -> Cost:
+    """The median of each number by itself."""
     return Cost(
         statistics.median(cost.wall_s for cost in costs),
         statistics.median(cost.cpu_s for cost in costs),
@@ -95,7 +82,7 @@ def _median(costs: Sequence[Cost]) -> Cost:
 
 def _sample(pid: int, ended: threading.Event, peak: list[int]) -> None:
     while not ended.wait(SAMPLING_S):
-        peak[0] = max(peak[0], sum(_pss_bytes(each) for each in _tree(pid)))
+        peak[0] = max(peak[0], sum(pss_bytes(each) for each in _tree(pid)))
 
 
 def _tree(pid: int) -> Iterator[int]:
@@ -114,7 +101,8 @@ def _tree(pid: int) -> Iterator[int]:
             yield from _tree(int(child))
 
 
-def _pss_bytes(pid: int) -> int:
+def pss_bytes(pid: int) -> int:
+    """Memory of one process now; 0 when it has ended."""
     try:
         found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
     except OSError:

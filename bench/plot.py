@@ -1,26 +1,34 @@
 """Drawing every antenna of a block of antennas_iq at two sizes, against pyDARNio's reader and a matplotlib figure per antenna.
 
-    python bench/plot.py [--records 300] [--pairs 5] [--keep FOLDER]
+    python bench/plot.py [--quick] [--pairs 5] [--json FILE]
 
 Ours is ``dataflow.lib.plots.antennas_iq.plot``, which draws a contact sheet and judges the antennas as well. Theirs is
 ``BorealisV1Read.read_arrays``, one figure per antenna with every sequence drawn, saved as JPEG and resized with Pillow: as
-many pixels, in both sizes, as ours. Both run in a process of their own, in turn, on the same file; the medians and their
-ratios are printed. Beforehand both are run once and the sizes of all pictures compared. Ends with 1 if a bar is missed.
+many pixels, in both sizes, as ours. Both run in a process of their own, in turn, on the same file. Beforehand both are run
+once and the sizes of all pictures compared.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import h5py
 import measure
+import results
+from PIL import Image
+from results import Bar, Result
 
-ROOT = Path(__file__).resolve().parent.parent
+from dataflow.demo.simulate_radar import SliceSpec, write_block
+from dataflow.lib.plots.picture import FULL as FULL_SCALE
+from dataflow.lib.plots.picture import SIZE
+
 SEQUENCES, SIMULATED_RECORDS, RECORD_S = 30, 24, 3
-WALL_BAR, MEMORY_BAR_BYTES = 4.0, 400_000_000
+WALL_BAR, MEMORY_BAR_MB = 4.0, 400.0
 
 OURS = """
 import os, sys
@@ -56,21 +64,35 @@ for index, antenna in enumerate(arrays["rx_antennas"]):
 """
 
 
-def main() -> int:
-    """Parse the arguments, make the file, run both sides and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--keep", type=Path, help="make the block in this folder, or use it if it is there already")
-    arguments = parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Records of the block, and of a long one that is drawn once, if any."""
+
+    records: int
+    long_records: int | None
+    pairs: int
+
+
+FULL = Size(records=300, long_records=2400, pairs=5)
+QUICK = Size(records=2, long_records=None, pairs=1)
+
+
+def measured(size: Size) -> Iterator[Result]:
+    """Both sides on a block of each length, in turn."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.keep or Path(scratch)
-        source = block(folder, arguments.records)
-        print(f"{source.name}: {arguments.records} records of {SEQUENCES} sequences, {source.stat().st_size / 1e6:.0f} MB")
-        ours, theirs = sides(source, Path(scratch))
-        ours_cost, theirs_cost = measure.compare(ours, theirs, arguments.pairs)
-    print("\n".join(measure.table(ours_cost, theirs_cost, ("dataflow", "pyDARNio"))))
-    return 0 if bars_met(ours_cost, theirs_cost) else 1
+        for records, pairs in ((size.records, size.pairs), (size.long_records, 1)):
+            if records is None:
+                continue
+            source = block(Path(scratch), records)
+            ours, theirs = measure.compare(*sides(source, Path(scratch)), pairs)
+            what = f"{records:,} records of {SEQUENCES} sequences, 20 antennas, {source.stat().st_size / 1e6:.0f} MB. "
+            headings, rows = results.cost_table(ours, theirs, ("dataflow", "pyDARNio, matplotlib"))
+            bars = (
+                Bar("times faster", theirs.wall_s / ours.wall_s, at_least=WALL_BAR),
+                Bar("memory at most, MB", ours.peak_pss_bytes / 1e6, at_most=MEMORY_BAR_MB),
+            )
+            yield Result(f"Plot {records:,} records", what + f"Median of {pairs} pairs.", headings, rows, bars)
+            source.unlink()
 
 
 def block(folder: Path, records: int) -> Path:
@@ -78,8 +100,6 @@ def block(folder: Path, records: int) -> Path:
 
     Simulating takes most of its time in the compression of noise, which copying the stored bytes saves.
     """
-    from dataflow.demo.simulate_radar import SliceSpec, write_block
-
     start = datetime(2026, 11, 1, 14, tzinfo=UTC)
     target = folder / f"{records}" / f"{start:%Y%m%d.%H%M.%S}.sas.0.antennas_iq.h5"
     if target.exists():
@@ -104,8 +124,6 @@ def block(folder: Path, records: int) -> Path:
 
 def lengthen(path: Path, start: datetime, records: int) -> None:
     """Repeat the records of a file in turn, each under its own time, until there are ``records``; links stay links."""
-    import h5py
-
     with h5py.File(path, "r+") as file:
         shared = file["metadata"]
         simulated = [name for name in file if name != "metadata"]
@@ -122,15 +140,11 @@ def lengthen(path: Path, start: datetime, records: int) -> None:
 
 def sides(source: Path, scratch: Path):
     """Two functions that run either side once, after one run of both has shown that their pictures are equally large."""
-    from dataflow.lib.plots.picture import FULL, SIZE
-
-    folders = scratch / "ours", scratch / "theirs"
-    for folder in folders:
-        folder.mkdir()
-    sizes = [str(edge * scale) for scale in (FULL, 1) for edge in SIZE]
+    folders = [Path(tempfile.mkdtemp(dir=scratch)) for _ in range(2)]
+    sizes = [str(edge * scale) for scale in (FULL_SCALE, 1) for edge in SIZE]
 
     def ours() -> measure.Cost:
-        return measure.run([sys.executable, "-c", OURS, source, folders[0]], cwd=ROOT)
+        return measure.run([sys.executable, "-c", OURS, source, folders[0]], cwd=results.ROOT)
 
     def theirs() -> measure.Cost:
         return measure.run([sys.executable, "-c", THEIRS, source, folders[1], *sizes])
@@ -143,8 +157,6 @@ def sides(source: Path, scratch: Path):
 
 def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
     """Antenna and size of every picture, without the contact sheet."""
-    from PIL import Image
-
     found = []
     for path in folder.glob("*antenna_*.jpg"):
         with Image.open(path) as image:
@@ -152,16 +164,5 @@ def pictures(folder: Path) -> list[tuple[str, tuple[int, int]]]:
     return sorted(found)
 
 
-def bars_met(ours: measure.Cost, theirs: measure.Cost) -> bool:
-    """Say how each bar was met or missed."""
-    ratio = theirs.wall_s / ours.wall_s
-    met = ratio >= WALL_BAR, ours.peak_pss_bytes < MEMORY_BAR_BYTES
-    print(f"wall: {ratio:.2f} times less, the bar is {WALL_BAR}: {'met' if met[0] else 'MISSED'}")
-    peak_mb, bar_mb = ours.peak_pss_bytes / 1e6, MEMORY_BAR_BYTES / 1e6
-    print(f"peak memory: {peak_mb:.0f} MB, the bar is {bar_mb:.0f} MB: {'met' if met[1] else 'MISSED'}")
-    return all(met)
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
-    sys.exit(main())
+    sys.exit(results.main(__doc__, measured, FULL, QUICK))
