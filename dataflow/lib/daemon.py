@@ -40,6 +40,7 @@ def serve(ctx: Context, once: bool) -> Exit:
                 return code
             wait_s = chain.seconds_to_next_look(code)
             sdnotify.notify(f"STATUS=last run ended with {int(code)}; waiting, next look in {wait_s:.0f} s at the latest")
+            watch.watch_data()
             watch.wait(wait_s, lambda: ctx.requests.stop)
     sdnotify.notify("STOPPING=1")
     return Exit.ACCOUNTED
@@ -202,8 +203,11 @@ class Chain:
         message = (
             f"{step} hangs in the kernel (process {process.pid}), on a dead mount? It was left behind, the other steps go on"
         )
-        alert.tell_once(self.ctx.log, self.ctx.here, f"{step}: stuck", message)
         self.ctx.say(message)
+        try:
+            alert.tell_once(self.ctx.log, self.ctx.here, f"{step}: stuck", message)
+        except OSError as error:
+            self.ctx.say(f"and the alert cannot be recorded: {error.strerror}")
         return Exit.LEFT_OVER
 
 

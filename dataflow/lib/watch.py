@@ -41,7 +41,7 @@ class Watch:
         self._poll = select.poll()
         self._poll.register(self._inotify.fileno(), select.POLLIN)
         self._poll.register(self._wake_reader, select.POLLIN)
-        self._watch_data()
+        self.watch_data()
 
     def __enter__(self) -> Watch:
         return self
@@ -52,13 +52,14 @@ class Watch:
         os.close(self._wake_writer)
         self._inotify.close()
 
-    def wait(self, timeout_s: float, is_over: Callable[[], bool]) -> None:
-        """Return when something arrived, when ``is_over`` says so, or after ``timeout_s``; keeps the service's watchdog fed."""
+    def wait(self, timeout_s: float, is_over: Callable[[], bool]) -> bool:
+        """True when something arrived; False when ``is_over`` says so, or after ``timeout_s``. Feeds the service's watchdog."""
         deadline = time.monotonic() + timeout_s
         while not is_over() and (left_s := deadline - time.monotonic()) > 0:
             sdnotify.notify("WATCHDOG=1")
             if self._take_events(min(left_s, WAKE_S)):
-                return
+                return True
+        return False
 
     def _take_events(self, timeout_s: float) -> bool:
         """Read what happened; True when it is worth a look."""
@@ -68,12 +69,14 @@ class Watch:
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
                 self.flag_came = worth = True
+            elif event.mask & flags.IGNORED:
+                self._watched = {folder: watch for folder, watch in self._watched.items() if watch != event.wd}
             elif event.wd in self._watched.values():
                 worth = worth or not event.name.startswith(".")
             elif is_flag_name(event.name):
                 self.flag_came = worth = True
         if worth:
-            self._watch_data()
+            self.watch_data()
         return worth
 
     def _drain_signals(self) -> None:
@@ -82,13 +85,13 @@ class Watch:
         except BlockingIOError:
             pass
 
-    def _watch_data(self) -> None:
-        """Watch the data folder and its day folders; those that are gone drop out by themselves."""
+    def watch_data(self) -> None:
+        """Watch the data folder and its day folders, as far as they are there now."""
         if self._data_folder is None:
             return
         for folder in (self._data_folder, *finished.day_folders(self._data_folder)):
-            if folder not in self._watched or not folder.exists():
+            if folder not in self._watched:
                 try:
                     self._watched[folder] = self._inotify.add_watch(folder, _DATA_EVENTS)
                 except OSError:
-                    self._watched.pop(folder, None)
+                    continue
