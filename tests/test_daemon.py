@@ -7,6 +7,7 @@ import fcntl
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -47,9 +48,13 @@ def tell(word):
         ran.write(f"{HERE.stem} {word}\\n")
 
 
+def what_to_do():
+    return HERE.with_suffix(".does").read_text().strip()
+
+
 def find(ctx):
     tell(ctx.part or "ran")
-    what = HERE.with_suffix(".does").read_text().strip()
+    what = what_to_do()
     if what == "1":
         raise TryLater("not now")
     if what == "2":
@@ -63,7 +68,7 @@ def find(ctx):
     if what == "hangs":
         while not (HERE.parent / "go on").exists():
             time.sleep(0.05)
-    if what == "works":
+    if what in ("works", "is stubborn"):
         return [HERE.parent / "work" / str(n) for n in range(100)]
     return []
 
@@ -75,7 +80,9 @@ def batch(ctx, files):
 def handle(ctx, files):
     for file in files:
         tell(file.name)
-        while not (HERE.parent / "go on").exists() and not ctx.requests.give_way and not ctx.requests.stop:
+        while not (HERE.parent / "go on").exists() and not ctx.requests.stop:
+            if ctx.requests.give_way and what_to_do() == "works":
+                break
             time.sleep(0.02)
         yield step.done(file, "done")
 '''
@@ -97,7 +104,7 @@ class Own:
         self.log = tmp_path / "said"
 
     def step(self, name: str, does: str = "0") -> str:
-        """A step of that name; what it does is an exit code, or `killed`, `hangs`, `works`."""
+        """A step of that name; what it does is an exit code, or `killed`, `hangs`, `works`, `is stubborn` (gives no way)."""
         program = self.folder / f"{name}.py"
         program.write_text(STEP)
         program.with_suffix(".does").write_text(does)
@@ -268,6 +275,14 @@ def test_a_flag_below_send_flag_starts_the_list_again_after_the_batch(own: Own) 
     own.ran_is(["data ran", "pictures ran", "pictures 0", "data ran", "pictures ran", "pictures 0"])
     (end, *_) = [r for r in made.records("site-linux") if r["step"] == "pictures" and r["event"] == "end"]
     assert (end["done"], end["waiting"], end["exit"]) == (1, 99, Exit.ACCOUNTED)
+
+
+def test_a_flag_does_not_wait_longer_for_a_long_batch(own: Own) -> None:
+    made = own.world([own.step("data"), "send_flag", own.step("pictures", "is stubborn")], ["daemon.below_flag_limit_s=0.5"])
+    own.start(made)
+    own.until(lambda: "pictures 0" in own.ran, "the first picture is in hand")
+    put_flag(made.here("site-linux"), "borealis")
+    own.ran_is(["data ran", "pictures ran", "pictures 0", "data ran", "pictures ran", "pictures 0"])
 
 
 def test_a_flag_above_send_flag_lets_the_data_finish_first(own: Own) -> None:
@@ -597,3 +612,44 @@ def pause_file_of(made: World, step: str) -> Path:
     path = context.pause_file(made.here("site-linux"), f"/where/ever/{step}.py")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def test_what_wakes_the_daemon(own: Own) -> None:
+    """New files and new day folders on the radar computer, flags; nothing that is hidden, and no event twice."""
+    made = own.world([])
+    here = made.here("borealis")
+    data, day = here.folder("data"), here.folder("data") / "20261101"
+    with Watch([flags_folder(here)], data) as watch:
+        assert not wakes(watch), "nothing happened"
+        (data / ".hidden").touch()
+        assert not wakes(watch)
+        day.mkdir()
+        assert wakes(watch)
+        (day / "20261101.1400.00.sas.0.rawacf.h5").touch()
+        assert wakes(watch), "the new day folder is watched"
+        with (day / "20261101.1400.00.sas.0.rawacf.h5").open("ab") as file:
+            file.write(b"a record")
+        assert not wakes(watch), "every record of the radar is not news"
+        assert not watch.flag_came
+        (flags_folder(here) / "no flag").touch()
+        assert not wakes(watch) and not watch.flag_came
+        put_flag(here, "borealis")
+        assert wakes(watch) and watch.flag_came
+        shutil.rmtree(day)
+        wakes(watch)
+        day.mkdir()
+        assert wakes(watch)
+        (day / "20261101.1400.00.sas.0.rawacf.h5").touch()
+        assert wakes(watch), "a folder that came again is watched again"
+        shutil.rmtree(data)
+        wakes(watch)
+        day.mkdir(parents=True)
+        watch.watch_data()
+        (day / "20261101.1600.00.sas.0.rawacf.h5").touch()
+        assert wakes(watch), "so is the data folder, before the next wait"
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def wakes(watch: Watch) -> bool:
+    """Whether waiting ends before its time because of what has happened."""
+    return watch.wait(0.2, lambda: False)
