@@ -18,6 +18,7 @@ SHELL := /bin/bash
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
 DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
+BENCH_PROGRAMS := bzip2
 READY := .venv/ready
 
 help:
@@ -36,6 +37,7 @@ lint: test-programs $(READY)
 	shellcheck -x $(SHELL_FILES)
 
 bench: demo-programs $(READY)
+	@tools/system-packages $(BENCH_PROGRAMS)
 	.venv/bin/python bench/performance.py
 
 check: $(READY)
@@ -52,7 +54,7 @@ demo-programs:
 	@tools/system-packages $(DEMO_PROGRAMS)
 
 test-programs:
-	@tools/system-packages $(DEMO_PROGRAMS) shellcheck systemd-analyze
+	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) shellcheck systemd-analyze
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml
