@@ -14,11 +14,8 @@ CHUNK_BYTES = 1 << 20
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, lower-case hex, read once in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        for chunk in chunks(stream.fileno()):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return _of_rest(stream.fileno())
 
 
 def sha256_on_disk(path: Path) -> str:
@@ -26,8 +23,9 @@ def sha256_on_disk(path: Path) -> str:
 
     Over NFS this makes the client ask the server again instead of hashing its own memory of what it wrote.
     """
-    sync_file(path)
-    return sha256(path)
+    with path.open("rb", buffering=0) as stream:
+        _sync(stream.fileno())
+        return _of_rest(stream.fileno())
 
 
 def sha256_of_still(path: Path) -> tuple[str, int]:
@@ -51,12 +49,8 @@ def stamp(path: Path) -> tuple[int, int, int]:
 
 def sync_file(path: Path) -> None:
     """Make the bytes of a file durable and forget the cached copy of them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
+    with path.open("rb", buffering=0) as stream:
+        _sync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -74,3 +68,15 @@ def chunks(descriptor: int) -> Iterator[memoryview]:
     view = memoryview(buffer)
     while count := os.readv(descriptor, [buffer]):
         yield view[:count]
+
+
+def _sync(descriptor: int) -> None:
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _of_rest(descriptor: int) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks(descriptor):
+        digest.update(chunk)
+    return digest.hexdigest()

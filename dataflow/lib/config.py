@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -206,11 +207,7 @@ class Here:
 
     def path(self, text: str, time: datetime | None = None, camera: str = "") -> Path:
         """A path that the configuration writes as ``<root>/<relative>``."""
-        root, _, relative = text.partition("/")
-        filled = relative.replace("{radar}", self.radar).replace("{camera}", camera)
-        if time is not None:
-            filled = filled.replace("{YYYY}", f"{time:%Y}").replace("{MM}", f"{time:%m}")
-        return self.roots[root] / filled
+        return _filled(self, text, (time.year, time.month) if time else None, camera)
 
     def root_of(self, key: str) -> str:
         """The name of the root in which a folder lies."""
@@ -225,6 +222,16 @@ class Here:
     def dir_mode(self) -> int:
         """Mode of the folders that this host creates."""
         return int(self.host.dir_mode, 8)
+
+
+@lru_cache(maxsize=256)
+def _filled(here: Here, text: str, month: tuple[int, int] | None, camera: str) -> Path:
+    """A batch has thousands of files of one month, and to put their paths together takes longer than to look at them."""
+    root, _, relative = text.partition("/")
+    filled = relative.replace("{radar}", here.radar).replace("{camera}", camera)
+    if month is not None:
+        filled = filled.replace("{YYYY}", f"{month[0]:04}").replace("{MM}", f"{month[1]:02}")
+    return here.roots[root] / filled
 
 
 @dataclass(frozen=True, slots=True)

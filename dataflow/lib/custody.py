@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 
 from dataflow.lib import checksum, flag, names, place, summary
@@ -125,20 +124,16 @@ def names_in_backlog(here: Here) -> set[str]:
 def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -> tuple[Path, str] | None:
     """Where a name already lies in some of this host's folders, with the hash of what lies there; the same hash is preferred."""
     found = None
-    for folder in _of_month(here, tuple(folders), name.time.replace(day=1, hour=0, minute=0, second=0), name.camera or ""):
-        for text in (f"{folder}/{name.text}", f"{folder}/{name.text}.{sha256[:12]}"):
-            if os.path.lexists(text) and place.is_regular(path := Path(text)):
+    for key in folders:
+        folder = here.folder(key, name.time, name.camera or "")
+        texts = (name.text, f"{name.text}.{sha256[:12]}") if key == "quarantine" else (name.text,)
+        for path in (Path(text) for text in (f"{folder}/{text}" for text in texts) if os.path.lexists(text)):
+            if place.is_regular(path):
                 existing = checksum.sha256(path)
                 if existing == sha256:
                     return path, existing
                 found = (path, existing)
     return found
-
-
-@lru_cache(maxsize=64)
-def _of_month(here: Here, folders: tuple[str, ...], month: datetime, camera: str) -> tuple[str, ...]:
-    """Where files of one month lie: a batch has thousands of them, and to put the paths together takes longer than to look."""
-    return tuple(str(here.folder(key, month, camera)) for key in folders)
 
 
 def _last_outcomes(here: Here, since: date) -> dict[str, str]:
