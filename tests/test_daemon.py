@@ -25,7 +25,7 @@ from world import World
 
 from dataflow.lib import context, daemon, flag, lock, place
 from dataflow.lib.context import Requests
-from dataflow.lib.custody import flags_folder, open_folder
+from dataflow.lib.custody import flags_folder, open_folder, outbox
 from dataflow.lib.daemon import Chain
 from dataflow.lib.errors import Exit
 from dataflow.lib.flag import Entry
@@ -531,16 +531,27 @@ HEAVY = {
 
 
 @pytest.mark.parametrize(
-    "words", ["daemon borealis --radar sas --once", "run rsync_to_nas --radar sas", "run send_flag --radar sas"]
+    ("words", "code"),
+    [("daemon borealis --once", Exit.UNREACHABLE), ("run rsync_to_nas", Exit.ACCOUNTED), ("run send_flag", Exit.UNREACHABLE)],
 )
-def test_what_runs_on_the_radar_computer_imports_nothing_heavy(own: Own, words: str) -> None:
-    made = world.make(own.root)
-    code = "import sys; from dataflow import cli; cli.main(sys.argv[1:]); print('\\n'.join(sys.modules))"
+def test_what_runs_on_the_radar_computer_imports_nothing_heavy(own: Own, words: str, code: Exit) -> None:
+    site = "radars.sas.machines.site-linux"
+    made = world.make(own.root, [f"{site}.address=127.0.0.1", f"{site}.port=1"])
+    here = made.here("borealis")
+    rawacf = here.folder("data") / "20211101" / "20211101.1400.00.sas.0.rawacf.h5"
+    rawacf.parent.mkdir()
+    rawacf.write_bytes(b"not opened on this host")
+    os.utime(rawacf, (datetime(2021, 11, 1, 16, tzinfo=UTC).timestamp(),) * 2)
+    outbox(here).mkdir()
+    flag.write(outbox(here), "sas", "borealis", "test", [], made.clock)
+    program = "import sys; from dataflow import cli; code = cli.main(sys.argv[1:]); print(int(code), *sys.modules)"
     environment = {**os.environ, **made.config.environment(), "PYTHONPATH": str(SHIPPED.parent), "DATAFLOW_HOST": "borealis"}
-    argv = [sys.executable, "-c", code, *words.split(), "--radar", "sas"]
+    argv = [sys.executable, "-c", program, *words.split(), "--radar", "sas"]
     told = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
-    assert "dataflow.lib.context" in told.stdout, told.stderr
-    assert not HEAVY & set(told.stdout.split())
+    ended, *modules = told.stdout.split()
+    assert int(ended) == code and "dataflow.lib.context" in modules, told.stderr
+    assert rawacf.exists() == (words == "run send_flag")
+    assert not HEAVY & set(modules)
 
 
 def test_a_host_that_is_down_is_tried_once_in_a_run(own: Own) -> None:
