@@ -75,11 +75,14 @@ def running(root: Path, radars: Sequence[str], overrides: Sequence[str] = (), so
 
 
 def _disconnect(final: Config, radars: Sequence[str]) -> None:
-    """End the shared connections; they would outlive the sshds that accepted them."""
+    """End the shared connections, which would outlive the sshds that accepted them, and what lies beside their sockets."""
     for radar in radars:
         for name, host in final.flow.hosts.items():
             if host.next is not None:
-                ssh.close(ssh.control_socket(final, final.here(name, radar), final.here(host.next, radar)))
+                control = ssh.control_socket(final, final.here(name, radar), final.here(host.next, radar))
+                ssh.close(control)
+                for path in control.parent.glob(f"{control.name}.*"):
+                    path.unlink(missing_ok=True)
 
 
 def _addresses(loaded: Config, radars: Sequence[str], ports: dict[str, int], secrets: Path) -> Iterator[str]:
