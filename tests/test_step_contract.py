@@ -103,7 +103,7 @@ def sweep(machines: Machines, case: Case, of: str) -> int:
 
     Returns how many kills there were.
     """
-    fed = hashes(feed(machines, case, 2 if case.stride == 1 else 1))
+    fed = hashes(feed(machines, case, 2 if case.stride == 1 and not case.far else 1))
     if case.far:
         machines.dataflow(
             ["receive", "hello", "--host", case.far, "--radar", case.radar, "--from", case.host]
@@ -153,7 +153,7 @@ KILLS = [(case, of) for case in CASES for of in case.commands]
 
 @pytest.mark.parametrize(("case", "of"), KILLS, ids=[f"{case.id}, {of}" for case, of in KILLS])
 def test_killed_at_any_change_and_run_again_ends_in_the_same_state(case: Case, of: str, machines: Machines) -> None:
-    assert sweep(machines, case, of) > 3
+    assert sweep(machines, case, of) > 2
 
 
 @over_every_step("full")
