@@ -111,7 +111,8 @@ def test_nothing_is_set_that_would_stop_the_chain(host):
     forbidden = {"RequiresMountsFor", "PrivateTmp", "RestrictSUIDSGID", "ProtectHome", "ReadWritePaths"}
     assert not forbidden & set(settings(host))
     assert settings(host)["OOMPolicy"] == "continue"
-    assert settings(host)["ExecStartPre"] == f"-/opt/dataflow/bin/dataflow check {host} --radar %i"  # "-": its findings stop nothing
+    check_that_stops_nothing = f"-{PROGRAM} check {host} --radar %i"
+    assert settings(host)["ExecStartPre"] == check_that_stops_nothing
 
 
 @pytest.mark.parametrize("host", HOSTS)
