@@ -195,6 +195,23 @@ def test_trouble_with_the_machine_is_told_once_until_it_is_over(bench):
     assert len(bench.run()[1]["alert"]) == 1
 
 
+def test_files_that_are_kept_for_too_long_are_told_once_together(bench):
+    bench.put("later-1", "later-2")
+    assert bench.run()[1]["alert"] == []
+    bench.world.clock.advance(bench.world.config.flow.files.kept_too_long_s + 60)
+    (told,) = bench.run()[1]["alert"]
+    assert "number of files: 2, the first of them: " in told["message"]
+    assert "later-1: not now" in told["message"]
+    assert bench.run()[1]["alert"] == []
+
+    for path in bench.source.iterdir():
+        path.unlink()
+    bench.run()
+    bench.put("later-3")
+    bench.world.clock.advance(bench.world.config.flow.files.kept_too_long_s + 60)
+    assert len(bench.run()[1]["alert"]) == 1
+
+
 def test_when_a_host_is_down_what_was_done_counts_and_the_rest_is_kept(bench):
     bench.put("a-ok", "bad-x", "later", "ok")
     bench.step("""

@@ -99,6 +99,7 @@ class Files:
     max_stamp_offset_s: float
 
 
+    kept_too_long_s: float
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """Times of the daemon's loop."""

@@ -30,6 +30,7 @@ class Ledger:
         self.bytes = 0
         self._ctx = ctx
         self._open: list[Outcome] = []
+        self._long_kept: list[Outcome] = []
         self._settled_at = time.monotonic()
 
     def enter(self, outcome: Outcome) -> None:
@@ -82,9 +83,31 @@ class Ledger:
             self.bytes += outcome.bytes or 0
         else:
             ctx.say(f"{outcome.outcome} {name}: {outcome.reason}")
+        if outcome.outcome == "kept" and self._lies_still_s(outcome.file) > ctx.flow.files.kept_too_long_s:
+            self._long_kept.append(outcome)
         if outcome.outcome == "quarantined" and isinstance(outcome.destination, Path):  # another host tells what it set aside
             message = f"quarantined {name}: {outcome.reason}"
             alert.tell(ctx.log, message, file=name, kind=outcome.kind, destination=destination)
+
+    def tell_long_kept(self) -> None:
+        """One alert for all files that runs have had to keep for long: each try for itself looks as if the next may succeed."""
+        ctx, condition = self._ctx, f"{self._ctx.step} {self._ctx.part}: kept"
+        if not self._long_kept:
+            alert.clear(ctx.here, condition)
+            return
+        first, days = self._long_kept[0], ctx.flow.files.kept_too_long_s / 86400
+        message = (
+            f"kept for more than {days:g} days, number of files: {len(self._long_kept)}, the first of them: "
+            f"{names.printable(str(first.file))}: {first.reason}"
+        )
+        alert.tell_once(ctx.log, ctx.here, condition, message)
+
+    def _lies_still_s(self, file: Path) -> float:
+        """For how long a file has had its present place and content, in seconds."""
+        try:
+            return self._ctx.clock().timestamp() - file.lstat().st_ctime
+        except FileNotFoundError:
+            return 0.0
 
     def _quarantined(self, outcome: Outcome) -> Outcome:
         """A bad file with its name in quarantine; it is kept where it is if the quarantine cannot take it."""

@@ -97,6 +97,8 @@ class Account:
         self.waiting += len(rest)
         if self.found != (counted := self.ledger.counts.total()):
             raise AssertionError(f"{self.found} files were taken and {counted} accounted for")
+        if not self.named:
+            self.ledger.tell_long_kept()
         self._close_manifests()
         if self._host_down is not None:
             raise self._host_down
