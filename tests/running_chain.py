@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from dataflow.demo import machines
+from dataflow.demo.machines import Door
 from dataflow.lib import custody, flag, place, report, summary
 from dataflow.lib.config import MARKER, Here
 from dataflow.lib.flag import Entry
@@ -33,10 +34,11 @@ QUICK = ("files.unchanged_s=5", "files.complete_after_s=5", "files.settle_s=1", 
 
 @dataclass(slots=True)
 class Daemon:
-    """One running daemon and what it says."""
+    """One running daemon and what it says; one that is `temporary` ends by itself."""
 
     process: subprocess.Popen[bytes]
     log: Path
+    temporary: bool = False
 
     @property
     def said(self) -> str:
@@ -50,10 +52,11 @@ class Daemon:
 
 @dataclass(slots=True)
 class Running:
-    """The machines of some radars, and the daemons that a test started on them."""
+    """The machines of some radars, and the daemons that a test started on them. ``doors``: of hosts in a network of their own."""
 
     machines: machines.Machines
     daemons: list[Daemon] = field(default_factory=list)
+    doors: Mapping[str, Door] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
@@ -65,13 +68,17 @@ class Running:
     def start(self, host: str, radar: str = "sas", *words: str, **variables: str) -> Daemon:
         """A daemon; `words` are further options."""
         log = self.root / f"{host}.{radar}.{len(self.daemons)}.said"
-        argv = [sys.executable, "-m", "dataflow", "daemon", host, "--radar", radar, *words]
+        argv = [*self.within(host), sys.executable, "-m", "dataflow", "daemon", host, "--radar", radar, *words]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=self.environment(**variables), cwd=self.root
             )
-        self.daemons.append(Daemon(process, log))
+        self.daemons.append(Daemon(process, log, "--once" in words))
         return self.daemons[-1]
+
+    def within(self, host: str) -> tuple[str, ...]:
+        """The words before a command that is to run on a host."""
+        return self.doors[host].within if host in self.doors else ()
 
     def once(self, host: str, radar: str = "sas") -> int:
         """Let the daemon run what is pending; its exit code."""
@@ -85,14 +92,14 @@ class Running:
     def environment(self, **variables: str) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(SHIPPED.parent), **self.machines.config.environment(), **variables}
 
-    def until(self, condition: Callable[[], Any], what: str | Callable[[], str]) -> Any:
+    def until(self, condition: Callable[[], Any], what: str | Callable[[], str], every_s: float = 0.1) -> Any:
         """Wait for a condition; fails with what the daemons said when it does not come true, or when one of them ended."""
         deadline = time.monotonic() + LIMIT_S
         while not (result := condition()):
-            ended = [daemon.log.name for daemon in self.daemons if daemon.process.poll()]
+            ended = [daemon.log.name for daemon in self.daemons if not daemon.temporary and daemon.process.poll()]
             if time.monotonic() > deadline or ended:
                 raise AssertionError(f"not so: {what if isinstance(what, str) else what()}; ended: {ended}\n{self.said()}")
-            time.sleep(0.1)
+            time.sleep(every_s)
         return result
 
     def said(self) -> str:
@@ -148,12 +155,16 @@ def now() -> datetime:
 
 @contextlib.contextmanager
 def running(
-    root: Path, radars: Sequence[str] = ("sas",), overrides: Sequence[str] = QUICK, source: Path = SHIPPED
+    root: Path,
+    radars: Sequence[str] = ("sas",),
+    overrides: Sequence[str] = QUICK,
+    source: Path = SHIPPED,
+    doors: Mapping[str, Door] | None = None,
 ) -> Iterator[Running]:
     """The machines of some radars; daemons that still run at the end are killed."""
     root.mkdir(parents=True, exist_ok=True)
-    with machines.running(root, radars, overrides, source) as started:
-        chain = Running(started)
+    with machines.running(root, radars, overrides, source, doors) as started:
+        chain = Running(started, doors=doors or {})
         try:
             yield chain
         finally:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,14 @@ from dataflow.lib.errors import BadConfig
 
 START_LIMIT_S = 10.0
 _SSHD = "/usr/sbin/sshd"
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where the sshd of a host listens. ``within``: words before a command that put it into a network of the host's own."""
+
+    address: str = "127.0.0.1"
+    within: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +47,16 @@ class Machines:
 
 
 @contextmanager
-def running(root: Path, radars: Sequence[str], overrides: Sequence[str] = (), source: Path | None = None) -> Iterator[Machines]:
+def running(
+    root: Path,
+    radars: Sequence[str],
+    overrides: Sequence[str] = (),
+    source: Path | None = None,
+    doors: Mapping[str, Door] | None = None,
+) -> Iterator[Machines]:
     """Start the machines of some radars below ``root``, mark their roots as the right disks, and end them afterwards.
+
+    ``doors``: where the hosts listen that are not to be reached on loopback.
 
     Raises:
         BadConfig: sshd or rsync is not installed, or an sshd does not start.
@@ -54,13 +70,14 @@ def running(root: Path, radars: Sequence[str], overrides: Sequence[str] = (), so
     loaded = config.load(source, root.absolute(), overrides)
     _make_key(secrets / "client_key")
     with ExitStack() as stack:
-        ports = {}
+        listening: dict[str, tuple[str, int]] = {}
         for radar in radars:
             for host, machine in loaded.flow.radars[radar].machines.items():
-                if host != "borealis" and machine.name not in ports:
-                    ports[machine.name] = stack.enter_context(_sshd(secrets, machine.name))
-        _write_client_files(secrets, ports)
-        more = [*overrides, f"ssh.config_file={secrets / 'ssh_config'}", *_addresses(loaded, radars, ports, secrets)]
+                if host != "borealis" and machine.name not in listening:
+                    door = (doors or {}).get(host, Door())
+                    listening[machine.name] = (door.address, stack.enter_context(_sshd(secrets, machine.name, door)))
+        _write_client_files(secrets, listening)
+        more = [*overrides, f"ssh.config_file={secrets / 'ssh_config'}", *_addresses(loaded, radars, listening, secrets)]
         final = config.load(source, root.absolute(), more)
         _write_wrapper(secrets / "dataflow", final)
         for radar in radars:
@@ -85,18 +102,18 @@ def _disconnect(final: Config, radars: Sequence[str]) -> None:
                     path.unlink(missing_ok=True)
 
 
-def _addresses(loaded: Config, radars: Sequence[str], ports: dict[str, int], secrets: Path) -> Iterator[str]:
+def _addresses(loaded: Config, radars: Sequence[str], listening: Mapping[str, tuple[str, int]], secrets: Path) -> Iterator[str]:
     user = pwd.getpwuid(os.getuid()).pw_name
     for radar in radars:
         for host, machine in loaded.flow.radars[radar].machines.items():
-            if machine.name in ports:
-                key = f"radars.{radar}.machines.{host}"
-                yield from (f"{key}.address=127.0.0.1", f"{key}.port={ports[machine.name]}", f"{key}.user={user}")
+            if machine.name in listening:
+                key, (address, port) = f"radars.{radar}.machines.{host}", listening[machine.name]
+                yield from (f"{key}.address={address}", f"{key}.port={port}", f"{key}.user={user}")
                 yield f"{key}.command={secrets / 'dataflow'}"
 
 
 @contextmanager
-def _sshd(secrets: Path, machine: str) -> Iterator[int]:
+def _sshd(secrets: Path, machine: str, door: Door) -> Iterator[int]:
     """One sshd; yields its port."""
     host_key = secrets / f"{machine}.host_key"
     _make_key(host_key)
@@ -105,7 +122,7 @@ def _sshd(secrets: Path, machine: str) -> Iterator[int]:
         Path("/run/sshd").mkdir(exist_ok=True)
     port = _free_port()
     settings = {
-        "Port": port, "ListenAddress": "127.0.0.1", "HostKey": host_key, "AuthorizedKeysFile": secrets / "authorized_keys",
+        "Port": port, "ListenAddress": door.address, "HostKey": host_key, "AuthorizedKeysFile": secrets / "authorized_keys",
         "PidFile": "none", "UsePAM": "no", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "yes",
         "MaxStartups": "100", "LogLevel": "VERBOSE", "PrintMotd": "no",
         "SetEnv": f"HOME={secrets}",  # what a person's own .bashrc does and prints has no business in a transfer
@@ -113,29 +130,30 @@ def _sshd(secrets: Path, machine: str) -> Iterator[int]:
     file = secrets / f"{machine}.sshd_config"
     file.write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
     log = secrets / f"{machine}.sshd.log"
-    process = command.start(
-        [_SSHD, "-D", "-f", file, "-E", log], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False
-    )
+    log.unlink(missing_ok=True)
+    argv: list[str | Path] = [*door.within, _SSHD, "-D", "-f", file, "-E", log]
+    process = command.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False)
     try:
-        _wait_for_port(process, port, log)
+        _wait_until_it_listens(process, port, log)
         yield port
     finally:
         command.end_group(process)
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline, said = time.monotonic() + START_LIMIT_S, ""
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        said = log.read_text(errors="replace") if log.exists() else ""
+        if f"port {port}." in said:  # "Server listening on ADDRESS port PORT."
+            return
         time.sleep(0.05)
-    said = log.read_text(errors="replace") if log.exists() else ""
-    raise BadConfig(f"sshd does not answer on port {port}: {said.strip()[-500:]}")
+    raise BadConfig(f"sshd does not listen on port {port}: {said.strip()[-500:]}")
 
 
-def _write_client_files(secrets: Path, ports: dict[str, int]) -> None:
-    known = [f"[127.0.0.1]:{port} {(secrets / f'{machine}.host_key.pub').read_text()}" for machine, port in ports.items()]
+def _write_client_files(secrets: Path, listening: Mapping[str, tuple[str, int]]) -> None:
+    known = [
+        f"[{where}]:{port} {(secrets / f'{machine}.host_key.pub').read_text()}" for machine, (where, port) in listening.items()
+    ]
     (secrets / "known_hosts").write_text("".join(known))
     settings = {
         "IdentityFile": secrets / "client_key", "IdentitiesOnly": "yes", "UserKnownHostsFile": secrets / "known_hosts",
