@@ -13,12 +13,15 @@ What happens to a command while it works is told by the file in $STARTER_PLAN, i
     killed         a file that is made just before the kill
     change         a file that gets one byte more, once: when its first piece has been read, or when the program `when`
                    is started
+
+$STARTER_WITH names a module whose ``begin(argv)`` is called in the process of each command before it works.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -28,6 +31,7 @@ import sys
 from pathlib import Path
 
 PLAN_VARIABLE = "STARTER_PLAN"
+WITH_VARIABLE = "STARTER_WITH"
 LOCK_VARIABLE = "DATAFLOW_LOCK_FD"
 SEND_FILES = ["-m", "dataflow.lib.send_files"]
 TIMEOUT_S = 90.0
@@ -123,6 +127,8 @@ def _attend(line: socket.socket) -> None:
 def _work(argv: list[str]) -> None:
     code = 70
     try:
+        if WITH_VARIABLE in os.environ:
+            importlib.import_module(os.environ[WITH_VARIABLE]).begin(argv)
         _follow(_plan(argv))
         code = _main(argv)
     except SystemExit as end:
