@@ -6,6 +6,7 @@ that lasts is told once; when it has ended it may be told again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from pathlib import Path
 
@@ -21,14 +22,24 @@ def tell(log: SummaryLog, message: str, **fields: object) -> None:
 
 def tell_once(log: SummaryLog, here: Here, condition: str, message: str, **fields: object) -> bool:
     """Record an alert for a condition, unless it was told and not cleared since; returns whether it was new."""
-    mark = _mark(here, condition)
-    if mark.exists():
+    if is_told(here, condition):
         return False
     tell(log, message, condition=condition, **fields)
     log.sync()
+    mark = _mark(here, condition)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    place.write_whole(mark, message.encode("utf-8", "replace") + b"\n")
+    try:
+        place.write_whole(mark, message.encode("utf-8", "replace") + b"\n")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        mark.touch()  # a name finds room on most full disks, and keeps the alert from being told by every run
     return True
+
+
+def is_told(here: Here, condition: str) -> bool:
+    """Whether a condition was told and has not ended since."""
+    return _mark(here, condition).exists()
 
 
 def clear(here: Here, condition: str) -> None:

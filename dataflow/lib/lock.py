@@ -6,6 +6,7 @@ lock of the run that started it, and a crash releases it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -39,8 +40,7 @@ def held(
         if not _acquire(descriptor, path, say, should_stop):
             yield False
             return
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{holder} (process {os.getpid()})".encode(), 0)
+        _write_holder(descriptor, f"{holder} (process {os.getpid()})")
         command.inherited_descriptors.append(descriptor)
         os.environ[LOCK_VARIABLE] = str(descriptor)
         yield True
@@ -76,6 +76,16 @@ def _acquire(descriptor: int, path: Path, say: Callable[[str], None], should_sto
             told = True
         time.sleep(POLL_S)
     return True
+
+
+def _write_holder(descriptor: int, text: str) -> None:
+    """Tell who holds the lock; on a full disk it is held all the same, and whoever waits is told of an unknown process."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def _try(descriptor: int) -> bool:
