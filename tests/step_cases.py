@@ -280,6 +280,20 @@ def distributed(machines: Machines, path: Path) -> list[Path]:
     return [here.folder("archive_dmap", name.time) / name.text, *staged]
 
 
+def to_look_at(machines: Machines, number: int) -> Path:
+    """A rawacf with the marker that says that its quick-look still has to be drawn; every other one is archived already."""
+    here, name = machines.here("campus"), names.radar_file(at(number), "sas", 0, Kind.RAWACF)
+    folder = here.folder("data") if number % 2 else here.folder("archive_hdf5", name.time)
+    path = put(folder / name.text, made(number)[0], at(number))
+    put(here.folder("to_plot") / name.text, b"", at(number))
+    machines.admit("campus", "sas", [entry_of(path)], "site-linux")
+    return path
+
+
+def looked_at(machines: Machines, path: Path) -> list[Path]:
+    return [machines.here("campus").folder("plots") / names.quicklook_of(parsed(path)).text]
+
+
 def old_picture(machines: Machines, number: int) -> Path:
     """Every other one was copied in by hand."""
     path = put(machines.here("campus").folder("plots") / picture(number), bytes_of(number), at(number))
@@ -444,7 +458,7 @@ CASES = (
         step="convert_on_campus",
         host="campus",
         feed=to_convert,
-        places=converted,
+        places=lambda machines, path: [*converted(machines, path), machines.here("campus").folder("to_plot") / path.name],
         destinations=(("campus", "sddata"),),
         disk=root("campus", "sddata"),
         spoil=truncated,
@@ -462,6 +476,25 @@ CASES = (
         spoil=rot,
         taken=lambda machines, path: distributed(machines, path)[:1],
         exempt={"host down": LOCAL, "time stamp": CHECKED_AT_THE_RADAR},
+    ),
+    Case(
+        id="plot_rawacf",
+        step="plot_rawacf",
+        host="campus",
+        feed=to_look_at,
+        places=looked_at,
+        removes_source=False,
+        destinations=(("campus", "sddata"), ("campus", "archive")),
+        disk=root("campus", "sddata"),
+        read_by="dataflow.lib.crew",
+        stride=5,
+        exempt={
+            "conflict": "a picture that is there stays as it is: it can be drawn from the file again at any time",
+            "fuse": "no picture condemns a rawacf: one that cannot be drawn is told, and its marker goes",
+            "one bad": "no picture condemns a rawacf: one that cannot be drawn is told, and its marker goes",
+            "host down": LOCAL,
+            "time stamp": CHECKED_AT_THE_RADAR,
+        },
     ),
     Case(
         id="archive_iq_plots",

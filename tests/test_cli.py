@@ -25,7 +25,7 @@ from dataflow.lib.errors import Exit
 CAMPUS = ("--host", "campus", "--radar", "sas")
 STEPS = [
     *("rsync_to_nas", "rsync_to_campus", "plot_antennas_iq", "transfer_cam_photos", "send_flag", "send_logs"),
-    *("convert_on_campus", "distribute_borealis_data", "archive_iq_plots"),
+    *("convert_on_campus", "distribute_borealis_data", "plot_rawacf", "archive_iq_plots"),
 ]
 
 

@@ -12,7 +12,7 @@ from dataflow import cli
 from dataflow.lib import names
 from dataflow.lib.names import PICTURES, Kind
 
-LABEL = re.compile(r" {2}(?: {2})?(\S+\.\S+|\d+ pictures \+ contact sheet)(, made from it)?")
+LABEL = re.compile(r" {2}(?: {2})?(\S+\.\S+|\d+ pictures \+ contact sheet|quick-look)(, made from it)?")
 HOP = re.compile(r" {4}([* ]) (?:\d\d:\d\d:\d\d| {8})  (\S+(?: > \S+)?) +(\w+) +([0-9a-f]{10})?  +(\S+)")
 
 
@@ -25,6 +25,7 @@ def test_what_the_demo_prints_at_its_end_is_what_lies_on_the_disk(tmp_path):
     every_file_is_accounted_for(folder, finished.stdout)
     dmap_is_everywhere(folder, finished.stdout)
     pictures_share_a_line(folder, finished.stdout)
+    each_rawacf_has_its_quick_look(folder, finished.stdout)
     damage_is_told(folder, finished.stdout)
     where_to_look_exists(folder, finished.stdout)
 
@@ -55,7 +56,7 @@ def on_disk(folder: Path, kinds: frozenset[Kind]) -> set[tuple[str, str]]:
 
 def table_is_the_disk(folder: Path, printed: str) -> None:
     told = hops(printed)
-    there = {(where, file) for _, file, is_there, _, _, where in told if is_there and "pictures" not in file}
+    there = {(where, file) for _, file, is_there, _, _, where in told if is_there and names.parse(file)}
     gone = {(where, file) for _, file, is_there, _, action, where in told if not is_there and action != "plotted"}
     data = on_disk(folder, frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP}))
     assert there == data
@@ -65,7 +66,8 @@ def table_is_the_disk(folder: Path, printed: str) -> None:
 def every_file_is_accounted_for(folder: Path, printed: str) -> None:
     wrote = re.findall(r"^the radar wrote (\S+)", printed, re.MULTILINE)
     assert len(wrote) == 2 * 3 * 3 + 1
-    last = {source: (action, where) for source, file, _, _, action, where in hops(printed) if source == file}
+    told = [(source, action, where) for source, file, _, _, action, where in hops(printed) if source == file]
+    last = {source: (action, where) for source, action, where in told if action != "plotted" or "antennas_iq" in source}
     assert sorted(last) == sorted(wrote)
     for file, (action, where) in last.items():
         radar = file.split(".")[3]
@@ -92,8 +94,15 @@ def pictures_share_a_line(folder: Path, printed: str) -> None:
     lines = [(where, is_there) for _, label, is_there, _, _, where in hops(printed) if label == "20 pictures + contact sheet"]
     archives = {where for where, is_there in lines if is_there}
     assert len(lines) == 6, "received and archived, of three files"
-    pictures = on_disk(folder / "campus", PICTURES)
+    pictures = on_disk(folder / "campus", PICTURES - {Kind.QUICKLOOK})
     assert len(pictures) == 3 * 21 and {f"campus/{where}" for where, _ in pictures} == archives
+
+
+def each_rawacf_has_its_quick_look(folder: Path, printed: str) -> None:
+    lines = [(source, where) for source, label, is_there, _, _, where in hops(printed) if label == "quick-look" and is_there]
+    pictures = on_disk(folder, frozenset({Kind.QUICKLOOK}))
+    assert {(where, names.quicklook_of(names.parse(source)).text) for source, where in lines} == pictures
+    assert len(lines) == len(pictures) == 2 * 3 * 2
 
 
 def damage_is_told(folder: Path, printed: str) -> None:
@@ -105,8 +114,9 @@ def damage_is_told(folder: Path, printed: str) -> None:
 
 
 def where_to_look_exists(folder: Path, printed: str) -> None:
-    places = dict(re.findall(r"^  (plots|DMAP files|HDF5 files|quarantine|summary logs|daemons) +(\S+)$", printed, re.MULTILINE))
-    assert len(places) == 6
+    words = "plots|quick-looks|DMAP files|HDF5 files|quarantine|summary logs|daemons"
+    places = dict(re.findall(rf"^  ({words}) +(\S+)$", printed, re.MULTILINE))
+    assert len(places) == 7
     for what, place in places.items():
         found = list(Path(place).parent.glob("*.log")) if what == "daemons" else list(Path(place).rglob("*"))
         assert place.startswith(str(folder)) and found, what

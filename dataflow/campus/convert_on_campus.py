@@ -2,7 +2,7 @@
 
 Runs on:  campus, one instance per radar; all instances share `campus.max_conversions`
 Reads:    holding
-Writes:   data: the DMAP file, and then the HDF5 file
+Writes:   data: the DMAP file, and then the HDF5 file, with a marker in to_plot
 Removes:  the HDF5 file from holding, once its name in data is recorded
 Needs:    pyDARNio; lbzip2 makes it faster
 """
@@ -54,6 +54,7 @@ def _pass_on(ctx: Context, path: Path) -> Outcome:
         if not free:
             raise TryLater("asked to stop while waiting for a place to convert")
         child = _convert(ctx, path, name, entry)
+    place.mark(ctx.here, ctx.folder("to_plot") / name.text)
     _add_name(ctx, path, final, entry)
     made = {"action": "made", "file": child.name, "sha256": child.sha256, "parent": entry.sha256}
     return done(

@@ -181,7 +181,7 @@ def _rows(running: Machines, path: Path) -> list[Row]:
 
 
 def _show_places(running: Machines, rows: Sequence[Row], folder: Path) -> None:
-    kinds = {"plots": Kind.CONTACT, "DMAP files": Kind.DMAP, "HDF5 files": Kind.RAWACF}
+    kinds = {"plots": Kind.CONTACT, "quick-looks": Kind.QUICKLOOK, "DMAP files": Kind.DMAP, "HDF5 files": Kind.RAWACF}
     places = {what: _folders(rows, "archived", kind) for what, kind in kinds.items()}
     places["quarantine"] = _folders(rows, "quarantined", Kind.RAWACF)
     logs = running.config.here("campus", RADARS[0])

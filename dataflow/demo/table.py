@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,9 @@ def _grouped(of_file: Iterable[Row], key: Callable[[Row], Hashable]) -> dict[Has
 
 
 def _count(pictures: Iterable[Row]) -> str:
-    drawn = {row.file for row in pictures}
-    sheets = {file for file in drawn if (name := names.parse(file)) and name.kind is Kind.CONTACT}
-    return f"{len(drawn) - len(sheets)} pictures" + (" + contact sheet" if sheets else "")
+    kinds = Counter(name.kind for file in {row.file for row in pictures} if (name := names.parse(file)))
+    words = {Kind.PLOT: f"{kinds[Kind.PLOT]} pictures", Kind.CONTACT: "contact sheet", Kind.QUICKLOOK: "quick-look"}
+    return " + ".join(text for kind, text in words.items() if kinds[kind])
 
 
 def _is_picture(file: str) -> bool:

@@ -105,6 +105,13 @@ def write_whole(path: Path, content: bytes) -> None:
     checksum.sync_folder(path.parent)
 
 
+def mark(here: Here, marker: Path) -> None:
+    """Make a marker durable: an empty file whose name says what is still to be done with the file of that name."""
+    make_folder(here, marker.parent)
+    marker.touch()
+    checksum.sync_folder(marker.parent)
+
+
 def sync_folders(folders: Iterable[Path]) -> None:
     """Make the names in several folders durable, each once."""
     for folder in dict.fromkeys(folders):

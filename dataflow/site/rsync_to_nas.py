@@ -57,7 +57,8 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
     delivered = names.dmap_of(name) if name.kind is Kind.DMAP_PLAIN else name
     finals = [ctx.folder(key) / delivered.text for key in FOLDERS[name.kind]]
     if name.kind is Kind.ANTENNAS_IQ:
-        _mark_to_plot(ctx, name)
+        # It still has to be drawn: site-linux finds it by this marker, however late. Made before the file is there.
+        place.mark(ctx.here, ctx.folder("to_plot") / name.text)
     copied = copy.copy_to(
         ctx.here, path, finals, compress=name.kind is Kind.DMAP_PLAIN, read_limit_mib_s=ctx.here.machine.read_limit_mib_s
     )
@@ -130,14 +131,6 @@ def _checked(ctx: Context, path: Path) -> Name:
             f"last written {modified:%Y-%m-%d %H:%M:%S}, {offset_s / 3600:.1f} h from the time in its name: was a clock wrong?",
         )
     return name
-
-
-def _mark_to_plot(ctx: Context, name: Name) -> None:
-    """The IQ file still has to be drawn: site-linux finds it by this marker, however late. Made before the file is there."""
-    marker = ctx.folder("to_plot") / name.text
-    place.make_folder(ctx.here, marker.parent)
-    marker.touch()
-    place.sync_folders([marker.parent])
 
 
 def _entry(ctx: Context, name: Name, delivered: Name, copied: copy.Copied) -> Entry:

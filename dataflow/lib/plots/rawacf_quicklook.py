@@ -17,6 +17,7 @@ from PIL import Image
 
 from dataflow.lib import borealis, checksum, place
 from dataflow.lib.borealis import Field, Record
+from dataflow.lib.crew import crew
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.plots.axes import amount_text, draw_pauses, experiment_text, span_text, ticks
@@ -72,22 +73,29 @@ class Look:
 def quicklook(source: Path, name: Name, target: Path) -> None:
     """Draw the rawacf file ``source``, whose name is ``name``, into the PNG ``target``, replaced if it exists.
 
+    It is read and drawn in a worker process: what a damaged file does to a library ends that and not the caller.
+
     Raises:
         BadFile: not a rawacf of Borealis v1, or one that cannot be read; the record and the field are named.
         TryLater: file unreadable, folder full or not writable, library missing.
     """
     if name.kind is not Kind.RAWACF:
         raise BadFile("not a rawacf", f"{name.text} is not a rawacf file: it has no quick-look")
-    image = picture(look(source))
     part = place.part_of(target)
     try:
-        write(image, part)
+        with crew(1) as side_by_side:
+            next(side_by_side([(draw, (source, part))]))
         part.replace(target)
         checksum.sync_folder(target.parent)
     except OSError as error:
         raise TryLater(f"{target} cannot be written ({error.strerror}); the file is drawn again later") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def draw(source: Path, part: Path) -> None:
+    """Read a rawacf file and write its quick-look, synced, to ``part``; raises as ``look`` and ``canvas.write``."""
+    write(picture(look(source)), part)
 
 
 def look(source: Path) -> Look:
