@@ -200,8 +200,9 @@ def plot(arguments: argparse.Namespace) -> int:
     """Draw antennas_iq and rawacf files, away from any chain."""
     from dataflow.lib import by_hand
 
-    progress = _progress(arguments)
-    return _tell_results(arguments, by_hand.plot(arguments.files, arguments.output, arguments.processes, progress))
+    thresholds, progress = _load(arguments).flow.antenna_health, _progress(arguments)
+    drawn = by_hand.plot(arguments.files, arguments.output, arguments.processes, thresholds, progress)
+    return _tell_results(arguments, drawn)
 
 
 def simulate_radar(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +19,7 @@ from dataflow.lib import checksum, conversion, names, place
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.plots import antennas_iq, rawacf_quicklook
+from dataflow.lib.plots.antenna_health import HealthThresholds
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a file's name, how much of it is done and how much there is."""
@@ -59,9 +62,12 @@ def convert(files: Sequence[Path], output: Path | None, processes: int, progress
     return (_attempt(file, work) for file in files)
 
 
-def plot(files: Sequence[Path], output: Path | None, processes: int, progress: Progress | None) -> Iterator[Result]:
-    """Draw files, one after the other: of antennas_iq every antenna at two sizes and a contact sheet, of rawacf a quick-look.
+def plot(
+    files: Sequence[Path], output: Path | None, processes: int, thresholds: HealthThresholds, progress: Progress | None
+) -> Iterator[Result]:
+    """Draw files: of antennas_iq every antenna at two sizes and a contact sheet, of rawacf a quick-look.
 
+    One antennas_iq after the other, since each keeps all ``processes`` busy; rawacf that follow one another side by side.
     ``output`` is a folder; None puts the pictures beside their input. The contact sheet is the last of the outputs.
 
     Raises:
@@ -70,9 +76,19 @@ def plot(files: Sequence[Path], output: Path | None, processes: int, progress: P
     folder = _must_be_folder(output)
 
     def work(file: Path, name: Name) -> Result:
-        return _plot(file, name, folder or file.parent, processes, _of_file(progress, name))
+        return _plot(file, name, folder or file.parent, processes, thresholds, _of_file(progress, name))
 
-    return (_attempt(file, work) for file in files)
+    def results() -> Iterator[Result]:
+        for is_rawacf, group in groupby(files, _is_rawacf):
+            with ThreadPoolExecutor(processes if is_rawacf else 1) as side_by_side:
+                yield from side_by_side.map(lambda file: _attempt(file, work), group)
+
+    return results()
+
+
+def _is_rawacf(file: Path) -> bool:
+    name = names.parse(file.name)
+    return name is not None and name.kind is Kind.RAWACF
 
 
 def _must_be_folder(output: Path | None) -> Path | None:
@@ -110,12 +126,19 @@ def _convert(file: Path, name: Name, final: Path, processes: int, progress: Call
     return Result(names.printable(str(file)), "made" if is_new else "present", (str(final),), details=details)
 
 
-def _plot(file: Path, name: Name, folder: Path, processes: int, progress: Callable[[int, int], None] | None) -> Result:
+def _plot(
+    file: Path,
+    name: Name,
+    folder: Path,
+    processes: int,
+    thresholds: HealthThresholds,
+    progress: Callable[[int, int], None] | None,
+) -> Result:
     """Draw in a hidden folder beside the pictures' places; they get them only when none of these is taken."""
     folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".plots-", dir=folder))
     try:
-        drawn, details = _draw(file, name, scratch, processes, progress)
+        drawn, details = _draw(file, name, scratch, processes, thresholds, progress)
         finals = {path: folder / path.name for path in drawn}
         missing = [path for path, final in finals.items() if not final.exists()]
         for path in finals.keys() - set(missing):
@@ -130,14 +153,19 @@ def _plot(file: Path, name: Name, folder: Path, processes: int, progress: Callab
 
 
 def _draw(
-    file: Path, name: Name, folder: Path, processes: int, progress: Callable[[int, int], None] | None
+    file: Path,
+    name: Name,
+    folder: Path,
+    processes: int,
+    thresholds: HealthThresholds,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[tuple[Path, ...], dict[str, Any]]:
     """Draw one file into a folder; the pictures, and what is worth telling of them."""
     if name.kind is Kind.RAWACF:
         picture = folder / names.quicklook_of(name).text
         rawacf_quicklook.quicklook(file, name, picture)
         return (picture,), {}
-    drawn = antennas_iq.plot(file, name, folder, processes=processes, progress=progress)
+    drawn = antennas_iq.plot(file, name, folder, processes=processes, thresholds=thresholds, progress=progress)
     not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
     return drawn.paths, {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
 

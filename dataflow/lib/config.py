@@ -21,6 +21,7 @@ from typing import Literal, TypeVar
 from dataflow.lib import schema
 from dataflow.lib.errors import BadConfig
 from dataflow.lib.names import Kind
+from dataflow.lib.plots.antenna_health import HealthThresholds
 
 T = TypeVar("T")
 VERSION = 1
@@ -191,6 +192,7 @@ class Here:
     """
 
     host_name: str
+    antenna_health: HealthThresholds
     radar: str
     host: Host
     machine: Machine

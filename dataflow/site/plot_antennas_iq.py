@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from dataflow.lib import alert, checksum, copy, names, place
@@ -22,6 +23,7 @@ from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.plots import antennas_iq
+from dataflow.lib.plots.antenna_health import State
 from dataflow.lib.step import Outcome, attempt, bad, done
 
 KINDS = frozenset({Kind.ANTENNAS_IQ})
@@ -67,7 +69,7 @@ def _draw(ctx: Context, path: Path) -> Outcome:
     known = ctx.custody.known(path.name)
     return done(
         path, "plotted", bytes=path.stat().st_size, sha256=known.sha256 if known else None, destination=ctx.folder("daily_plots"),
-        details={"pictures": len(entries), "health": [f"{h.antenna}: {h.state}" for h in pictures.health if h.state != "good"]},
+        details={"pictures": len(entries), "health": [asdict(health) for health in pictures.health]},
         release=(_marker(ctx, path),),
     )  # fmt: skip
 
@@ -76,7 +78,7 @@ def _pictures(ctx: Context, path: Path, name: Name, scratch: Path) -> antennas_i
     """Draw a file that lies still; whatever was found in one that changes meanwhile counts for nothing."""
     before = checksum.stamp(path)
     try:
-        return antennas_iq.plot(path, name, scratch, processes=ctx.flow.plots.processes)
+        return antennas_iq.plot(path, name, scratch, processes=ctx.flow.plots.processes, thresholds=ctx.flow.antenna_health)
     finally:
         if checksum.stamp(path) != before:
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
@@ -98,15 +100,21 @@ def _put_in_place(ctx: Context, source: Path, pictures: Sequence[Path]) -> list[
 
 
 def _tell_antenna_health(ctx: Context, name: Name, pictures: antennas_iq.Pictures) -> None:
-    """One alert for each change of an antenna's state."""
+    """One alert for each change of an antenna's state, also when it is good again."""
     for health in pictures.health:
-        condition = f"antenna {health.antenna} of slice {name.slice_id}"
-        if health.state == "good":
-            alert.clear(ctx.here, condition)
-        else:
-            level = f"median {health.median_db:.1f} dB, {health.distance_db:+.1f} dB from the others"
-            message = f"{condition} of {ctx.here.radar} is {health.state}: {level}"
-            alert.tell_once(ctx.log, ctx.here, condition, message, file=name.text, antenna=health.antenna)
+        antenna = f"antenna {health.antenna} of slice {name.slice_id}"
+        conditions = {state: f"{antenna} is {state}" for state in State if state is not State.GOOD}
+        told = [state for state, condition in conditions.items() if alert.is_told(ctx.here, condition)]
+        level = f"median {health.median_db:.1f} dB, {health.distance_db:+.1f} dB from the others"
+        if health.state is not State.GOOD:
+            message = f"{antenna} of {ctx.here.radar} is {health.state}: {level}"
+            alert.tell_once(ctx.log, ctx.here, conditions[health.state], message, file=name.text, antenna=health.antenna)
+        elif told:
+            message = f"{antenna} of {ctx.here.radar} is good again: {level}"
+            alert.tell(ctx.log, message, file=name.text, antenna=health.antenna)
+        for state in told:
+            if state is not health.state:
+                alert.clear(ctx.here, conditions[state])
 
 
 def _marker(ctx: Context, path: Path) -> Path:

@@ -34,10 +34,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HealthThresholds:
-    """From when on an antenna is no longer good.
+    """From when on an antenna is no longer good: ``antenna_health`` of the configuration.
 
     The antennas of a healthy array lie within about 3 dB of each other (cables, preamplifiers, place in the array) and keep
-    their distance to well below 1 dB over two hours. Hence:
+    their distance to well below 1 dB over two hours. Hence, as shipped:
 
     ``dead_below_db``: a tenth of the median's power, which no healthy gain explains; an antenna without its feed or
     preamplifier hears the receiver alone, further below.
