@@ -167,7 +167,17 @@ def test_every_day_folder_is_looked_into_and_nothing_else(data, tmp_path):
 
 def test_no_data_folder_is_nothing_to_do(tmp_path):
     nothing = finished.look(tmp_path / "missing", FILES, NOW)
-    assert nothing == finished.DataFolder((), (), (), None)
+    assert nothing == finished.DataFolder((), (), (), (), None)
+
+
+def test_a_name_that_no_clock_explains_waits_is_told_apart_and_makes_no_other_file_finished(data):
+    tomorrow, next_year = window(11), window(4380)
+    far = data.put(name(next_year), 86400)
+    data.put(name(tomorrow, slice_id=1), 86400)
+    written = data.put(name(window(0)), 61)
+    found = data.look()
+    assert found.ahead == (far,) and set(found.unfinished) >= {far, written} and not found.finished
+    assert not data.look(next_year - timedelta(hours=1)).ahead
 
 
 def test_strangers_are_told_apart_and_never_finished(data):

@@ -22,10 +22,14 @@ _DAY_FOLDER = re.compile(r"\d{8}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """What lies in the radar's data folder. ``next_s``: seconds until the next unfinished file may be finished, or None."""
+    """What lies in the radar's data folder. ``next_s``: seconds until the next unfinished file may be finished, or None.
+
+    ``ahead``: those of the unfinished that are named further into the future than any clock may be wrong.
+    """
 
     finished: tuple[Path, ...]
     unfinished: tuple[Path, ...]
+    ahead: tuple[Path, ...]
     strangers: tuple[Path, ...]
     next_s: float | None
 
@@ -35,17 +39,20 @@ def look(folder: Path, files: Files, now: datetime) -> DataFolder:
     paths = [path for day in (folder, *day_folders(folder)) for path in place.scan(day)]
     named = [(path, name) for path in paths if (name := names.parse(path.name)) and name.radar and place.is_regular(path)]
     known = {path for path, _ in named}
+    horizon = now + timedelta(seconds=files.max_stamp_offset_s)
     latest: dict[tuple[str | None, int | None, str | None, str], datetime] = {}
     for _, name in named:
-        latest[name.series] = max(name.time, latest.get(name.series, name.time))
+        if name.time <= horizon:  # else a wrong clock would call every file finished that the radar is writing now
+            latest[name.series] = max(name.time, latest.get(name.series, name.time))
     finished: list[tuple[Path, float]] = []
     unfinished: list[tuple[Path, float]] = []
     for path, name in sorted(named, key=lambda pair: (pair[1].time, pair[1].text)):
-        wait_s = _wait_s(path, name, latest[name.series] > name.time, files, now)
+        wait_s = _wait_s(path, name, latest.get(name.series, name.time) > name.time, files, now)
         (finished if wait_s <= 0 else unfinished).append((path, wait_s))
     return DataFolder(
         finished=tuple(path for path, _ in finished),
         unfinished=tuple(path for path, _ in unfinished),
+        ahead=tuple(path for path, name in named if name.time > horizon),
         strangers=tuple(path for path in paths if path not in known),
         next_s=min((wait_s for _, wait_s in unfinished), default=None),
     )

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum, copy, finished, names, place, transfer
+from dataflow.lib import alert, checksum, copy, finished, names, place, transfer
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile
 from dataflow.lib.flag import Entry
@@ -38,6 +38,7 @@ FOLDERS = {
 def find(ctx: Context) -> list[Path]:
     """The finished files, rawacf before antennas_iq, oldest first, and what has no name that we know."""
     found = finished.look(ctx.folder("data"), ctx.flow.files, ctx.clock())
+    _tell_of_names_ahead(ctx, found.ahead)
     kinds = KINDS if ctx.here.machine.nas == "mounted" else KINDS - {Kind.ANTENNAS_IQ}
     ours = (path for path in found.finished if _parsed(path).kind in kinds)
     return [*found.strangers, *sorted(ours, key=_data_first)]
@@ -49,6 +50,14 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         yield from each(ctx, files, lambda path: _to_mounted_nas(ctx, path))
     else:
         yield from _to_site_linux(ctx, files)
+
+
+def _tell_of_names_ahead(ctx: Context, files: Sequence[Path]) -> None:
+    """Tell once of a file that would wait in silence until the time in its name has come."""
+    for path in files:
+        days = (_parsed(path).time - ctx.clock()).total_seconds() / 86400
+        message = f"{path} is named {days:.1f} days into the future and waits until then: was a clock wrong? Rename it"
+        alert.tell_once(ctx.log, ctx.here, f"named ahead: {path}", message, file=path.name)
 
 
 def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
