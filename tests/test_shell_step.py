@@ -209,6 +209,32 @@ def test_called_by_hand_a_script_says_how_it_is_called(bench):
     assert called.returncode == 2 and "dataflow run note_names --radar RADAR" in called.stderr
 
 
+def test_of_the_kinds_that_its_head_names_it_gets_only_those_and_a_stranger_is_told_once(bench):
+    photo, sheet = "20261101.1200.cam211.jpg", "20261101.1400.00.sas.0.antennas_iq.contact.jpg"
+    bench.put(photo, sheet, "2026 holiday.cam211.jpg")
+    bench.script("# not in the head, so not heeded:\n# Kinds: dmap\n" + NOTE_ALL)
+    bench.program.write_text(
+        bench.program.read_text().replace("# Runs on:  campus\n", "# Runs on:  campus\n# Kinds:    photo, plot\n")
+    )
+    code, outcomes = bench.run()
+    assert code == 0 and outcomes[photo] == ("done", "moved away")
+    assert {name: word for name, (word, _) in outcomes.items()} == {
+        photo: "done",
+        sheet: "skipped",
+        "2026 holiday.cam211.jpg": "skipped",
+    }
+    code, outcomes = bench.run()
+    assert code == 0 and outcomes == {}, "it was told"
+
+
+def test_a_kind_that_there_is_not_is_a_wrong_configuration(bench):
+    bench.put("a")
+    bench.script(NOTE_ALL)
+    bench.program.write_text(bench.program.read_text().replace("# Runs on:  campus\n", "# Runs on:  campus\n# Kinds:    foto\n"))
+    code, outcomes = bench.run()
+    assert code == Exit.CONFIG and outcomes == {} and "foto is no kind of file" in "".join(bench.world.said)
+
+
 def test_its_head_is_its_page(bench):
     bench.script(NOTE_ALL)
     assert step.header(str(bench.program)) == "Note what a file's name says.\n\nRuns on:  campus"

@@ -3,12 +3,16 @@
 The program is called twice: ``PROGRAM find`` prints the files to work on, each ended by NUL; ``PROGRAM handle`` reads a
 batch of them the same way on stdin and appends a note for each to the file $DATAFLOW_NOTES: ``done``, ``kept`` or ``bad``,
 the file and the reason, each ended by NUL. A file without a note is kept. Scripts source ``lib/step.sh``, which does this.
+
+A line ``Kinds: photo`` in the comment at its head says which kinds of file (``names.Kind``) the step handles; others, and
+names that match no grammar, are skipped. Without that line it is given every name that it finds.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +21,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from dataflow.lib import command
-from dataflow.lib.errors import BadFile, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, BadFile, HostDown, TryLater
+from dataflow.lib.names import Kind
 
 if TYPE_CHECKING:
     from dataflow.lib.context import Context
@@ -27,8 +32,14 @@ NOTES_VARIABLE = "DATAFLOW_NOTES"
 
 
 def as_module(program: Path) -> ModuleType:
-    """The program as a module with ``find`` and ``handle``; the comment at its head is the docstring."""
+    """The program as a module with ``find`` and ``handle``; the comment at its head is the docstring.
+
+    Raises:
+        BadConfig: its head names a kind of file that there is not.
+    """
     module = ModuleType(program.stem, header(program))
+    if (kinds := _kinds(program)) is not None:
+        module.KINDS = kinds  # type: ignore[attr-defined]
 
     def find(ctx: Context) -> list[Path]:
         finished = _call(ctx, program, "find", b"", None)
@@ -80,6 +91,16 @@ def header(program: Path) -> str:
             break
         comment.append(line.lstrip("#").removeprefix(" "))
     return "\n".join(comment) or f"{program.name}: a program without a header."
+
+
+def _kinds(program: Path) -> frozenset[Kind] | None:
+    line = re.search(r"^Kinds: +(\S.*)$", header(program), re.MULTILINE)
+    if line is None:
+        return None
+    words = line[1].replace(",", " ").split()
+    if strange := set(words) - set(Kind):
+        raise BadConfig(f"{program}: {', '.join(sorted(strange))} is no kind of file; there are: {', '.join(Kind)}")
+    return frozenset(map(Kind, words))
 
 
 def _call(ctx: Context, program: Path, verb: str, stdin: bytes, notes: Path | None) -> command.Finished:

@@ -3,6 +3,7 @@
 #
 # Runs on:  site-linux
 # Reads:    the folder `cameras`
+# Kinds:    photo
 # Writes:   campus incoming; receive sorts them by radar, camera and month
 # Removes:  a photo, once campus has accepted it
 # Needs:    rsync on both machines; a key for campus
