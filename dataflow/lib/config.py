@@ -182,6 +182,7 @@ class Flow:
     plots: Plots
     campus: Campus
     distribute: Distribute
+    antenna_health: HealthThresholds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,7 +193,6 @@ class Here:
     """
 
     host_name: str
-    antenna_health: HealthThresholds
     radar: str
     host: Host
     machine: Machine
@@ -376,7 +376,7 @@ def _never_ends(flow: Flow, host: Host) -> bool:
 
 
 def _number_findings(flow: Flow) -> Iterator[_Finding]:
-    for section in ("files", "daemon", "ssh", "transfer", "campus"):
+    for section in ("files", "daemon", "ssh", "transfer", "campus", "antenna_health"):
         may_be_zero = section == "files"
         for name, value in asdict(getattr(flow, section)).items():
             if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
