@@ -98,9 +98,9 @@ class Files:
     block_s: float
     settle_s: float
     max_stamp_offset_s: float
-
-
     kept_too_long_s: float
+
+
 @dataclass(frozen=True, slots=True)
 class Daemon:
     """Times of the daemon's loop."""
