@@ -23,6 +23,7 @@ from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown
 
 if TYPE_CHECKING:
     from dataflow.lib.by_hand import Result
+    from dataflow.lib.scrub import Found
 
 HOST_VARIABLE = "DATAFLOW_HOST"
 ERASE_LINE = "\r\033[K"
@@ -188,6 +189,22 @@ def resume(arguments: argparse.Namespace) -> int:
     return Exit.ACCOUNTED
 
 
+def scrub(arguments: argparse.Namespace) -> int:
+    """Read again what is kept for good."""
+    from dataflow.lib import scrub as scrub_module
+    from dataflow.lib.checksum import Pace
+
+    loaded = _load(arguments)
+    host = arguments.host or _host_of_machine(loaded, arguments.radar)
+    ctx = _context(loaded, arguments, host, scrub_module.STEP)
+    pace = Pace(loaded.flow.scrub.read_limit_mib_s * 2**20)
+    wanted = [file.name for file in arguments.files]
+    code, found = scrub_module.scrub(ctx, wanted, arguments.source, pace, _progress(arguments))
+    print(ERASE_LINE if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+    _print(arguments, asdict(found), _scrub_text(found))
+    return code
+
+
 def convert(arguments: argparse.Namespace) -> int:
     """Convert rawacf HDF5 to DMAP, away from any chain."""
     from dataflow.lib import by_hand
@@ -339,6 +356,15 @@ def _summary_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _scrub_text(found: Found) -> str:
+    counts = {
+        "verified": found.verified, "adopted": found.adopted, "restored": len(found.restored), "damaged": len(found.damaged),
+        "lost": len(found.lost), "lost before": found.known_lost, "not checked": len(found.not_checked), "waiting": found.waiting,
+    }  # fmt: skip
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return f"{told or 'nothing is due'}, {found.bytes / 1e6:.1f} MB read"
+
+
 def _hop_text(hop: dict[str, Any]) -> str:
     digest = (hop["sha256"] or "-")[:16]
     return (
@@ -434,6 +460,19 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "resume", resume, text, "resume convert_on_campus --host campus --radar sas")
     one.add_argument("step", nargs="?", help="a step; none: the pause of every step")
     _where(one)
+    _json(one)
+
+    text = "read again what is kept for good, compare it with its recorded hash, and restore what is damaged or lost"
+    one = _command(commands, "scrub", scrub, text, "scrub --host campus --radar sas --from DIR")
+    one.description = (
+        f"{one.description} Oldest-checked first, within scrub.read_limit_mib_s, what was not checked for scrub.every_days "
+        "(--set scrub.every_days=0: all). It may be ended at any time and goes on where it was. A damaged file goes to "
+        "quarantine when a copy that has the recorded hash takes its place; a file that no record knows is adopted. "
+        "Exit 0: all is well; 1: something was damaged, is lost, or could not be read."
+    )
+    one.add_argument("files", nargs="*", type=Path, help="only files of these names, due or not")
+    one.add_argument("--from", dest="source", type=Path, metavar="DIR", help="a folder in which good copies may lie")
+    _where(one, radar_required=True)
     _json(one)
 
     for name, function, text, what in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import functools
 import hashlib
 import os
 import resource
@@ -253,7 +254,7 @@ def test_a_part_that_is_a_link_of_the_final_file_is_never_cut_short(here, source
 
 def test_a_read_limit_holds_the_read_back(here, source, finals, monkeypatch):
     slept = []
-    monkeypatch.setattr(copy.time, "sleep", slept.append)
+    monkeypatch.setattr(checksum, "Pace", functools.partial(checksum.Pace, sleep=slept.append))
     copy.copy_to(here, source, finals, read_limit_mib_s=1)
     assert sum(slept) > 2.0, "3 MiB at 1 MiB/s"
 

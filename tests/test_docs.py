@@ -270,7 +270,8 @@ def test_every_configuration_key_that_is_named_is_one():
 def test_every_number_of_the_configuration_is_used():
     code = "".join(path.read_text() for path in MODULES if path.name != "config.py")
     sections = {
-        name: getattr(config, name.capitalize(), None) for name in ("files", "daemon", "ssh", "transfer", "plots", "campus")
+        name: getattr(config, name.capitalize(), None)
+        for name in ("files", "daemon", "ssh", "transfer", "plots", "campus", "scrub")
     }
     unused = [
         f"{name}.{field.name}"

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from dataflow import cli
 from dataflow.lib import config, watch
 
 REPOSITORY = Path(__file__).parents[1]
 FLOW = config.load(REPOSITORY / "config.yaml").flow
 HOSTS = tuple(FLOW.hosts)
+KEEPERS = tuple(host for host in HOSTS if FLOW.hosts[host].kept)
 INSTALLED = "/opt/dataflow/share/dataflow"
 PROGRAM = "/opt/dataflow/bin/dataflow"
 
@@ -49,7 +51,10 @@ def verify(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_host_has_a_unit_and_a_daemon():
-    assert {path.name for path in REPOSITORY.glob("services/*.service")} == {f"dataflow-{host}@.service" for host in HOSTS}
+    services = {f"dataflow-{host}@.service" for host in HOSTS} | {f"dataflow-scrub-{host}@.service" for host in KEEPERS}
+    assert {path.name for path in REPOSITORY.glob("services/*.service")} == services
+    timers = {f"dataflow-scrub-{host}@.timer" for host in KEEPERS}
+    assert {path.name for path in REPOSITORY.glob("services/*.timer")} == timers
     assert {path.name for path in REPOSITORY.glob("daemons/*")} == {f"{host}.daemon" for host in HOSTS}
 
 
@@ -57,7 +62,18 @@ def test_make_units_installs_what_one_host_needs(tmp_path):
     subprocess.run(["make", "-s", "units", "HOST=campus", "RADAR=sas", f"DESTDIR={tmp_path}"], cwd=REPOSITORY, check=True)
     installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     names = ("dataflow-campus@.service", "dataflow.slice", "dataflow-.service.d/confinement.conf")
-    assert installed == {f"etc/systemd/system/{name}" for name in names}
+    scrub = ("dataflow-scrub-campus@.service", "dataflow-scrub-campus@.timer")
+    assert installed == {f"etc/systemd/system/{name}" for name in (*names, *scrub)}
+
+
+@pytest.mark.parametrize("host", KEEPERS)
+def test_what_is_kept_is_read_again_behind_everything_else(host):
+    unit = settings(f"scrub-{host}")
+    assert (unit["User"], unit["Type"], unit["IOSchedulingClass"], unit["Nice"]) == (
+        FLOW.hosts[host].user, "oneshot", "idle", "19",
+    )  # fmt: skip
+    assert unit["ExecStart"] == f"{PROGRAM} scrub --host {host} --radar %i"
+    assert cli._parsed(unit["ExecStart"].replace("%i", "sas").split()[1:]).command is cli.scrub
 
 
 def test_systemd_finds_nothing_wrong(units):
@@ -73,7 +89,7 @@ def test_systemd_would_find_a_wrong_key(units, name):
     assert "Nonsense" in verify(units).stderr
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", [*HOSTS, *(f"scrub-{host}" for host in KEEPERS)])
 def test_what_a_service_could_do_to_the_system_is_little(units, host):
     argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units / f"dataflow-{host}@.service"]
     answer = subprocess.run(argv, capture_output=True, text=True, check=False)

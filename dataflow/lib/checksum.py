@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dataflow.lib.errors import TryLater
 
 CHUNK_BYTES = 1 << 20
+
+
+class Pace:
+    """Keeps reading below a number of bytes per second: called with the size of each piece, it waits as long as that takes.
+
+    What was not read while nobody asked is not made up for, beyond one second's worth.
+    """
+
+    def __init__(
+        self,
+        limit_bytes_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._limit_bytes_s, self._monotonic, self._sleep = limit_bytes_s, monotonic, sleep
+        self._next_s = monotonic()
+
+    def __call__(self, count: int) -> None:
+        """Wait until ``count`` more bytes may have been read."""
+        self._next_s = max(self._next_s, self._monotonic() - 1.0) + count / self._limit_bytes_s
+        if (ahead_s := self._next_s - self._monotonic()) > 0:
+            self._sleep(ahead_s)
+
+
+def _at_once(count: int) -> None:
+    """No limit."""
 
 
 def sha256(path: Path) -> str:
@@ -18,24 +45,25 @@ def sha256(path: Path) -> str:
         return _of_rest(stream.fileno())
 
 
-def sha256_on_disk(path: Path) -> str:
+def sha256_on_disk(path: Path, pace: Callable[[int], None] = _at_once) -> str:
     """SHA-256 of what lies on the disk: the file is synced and dropped from the page cache before it is read.
 
-    Over NFS this makes the client ask the server again instead of hashing its own memory of what it wrote.
+    Over NFS this makes the client ask the server again instead of hashing its own memory of what it wrote. ``pace`` is called
+    with the size of each piece in bytes.
     """
     with path.open("rb", buffering=0) as stream:
         _sync(stream.fileno())
-        return _of_rest(stream.fileno())
+        return _of_rest(stream.fileno(), pace)
 
 
-def sha256_of_still(path: Path) -> tuple[str, int]:
+def sha256_of_still(path: Path, pace: Callable[[int], None] = _at_once) -> tuple[str, int]:
     """SHA-256 and size in bytes of what lies on the disk, of a file that nobody writes to meanwhile.
 
     Raises:
         TryLater: it changed while it was read.
     """
     before = stamp(path)
-    digest = sha256_on_disk(path)
+    digest = sha256_on_disk(path, pace)
     if stamp(path) != before:
         raise TryLater(f"{path.name} changed while it was read; it is tried again when it lies still")
     return digest, before[1]
@@ -75,8 +103,9 @@ def _sync(descriptor: int) -> None:
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _of_rest(descriptor: int) -> str:
+def _of_rest(descriptor: int, pace: Callable[[int], None] = _at_once) -> str:
     digest = hashlib.sha256()
     for chunk in chunks(descriptor):
         digest.update(chunk)
+        pace(len(chunk))
     return digest.hexdigest()

@@ -60,6 +60,7 @@ class Host:
     next: str | None = None
     routes: dict[str, str] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
     file_mode: str = "0664"
     dir_mode: str = "2775"
     group: str | None = None
@@ -152,6 +153,14 @@ class Campus:
 
 
 @dataclass(frozen=True, slots=True)
+class Scrub:
+    """How fast and how often what is kept for good is read again."""
+
+    read_limit_mib_s: float
+    every_days: float
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A staging folder. ``link``: hard links instead of copies, for a reader who only reads."""
 
@@ -181,6 +190,7 @@ class Flow:
     transfer: Transfer
     plots: Plots
     campus: Campus
+    scrub: Scrub
     distribute: Distribute
     antenna_health: HealthThresholds
 
@@ -376,9 +386,9 @@ def _never_ends(flow: Flow, host: Host) -> bool:
 
 
 def _number_findings(flow: Flow) -> Iterator[_Finding]:
-    for section in ("files", "daemon", "ssh", "transfer", "campus", "antenna_health"):
-        may_be_zero = section == "files"
+    for section in ("files", "daemon", "ssh", "transfer", "campus", "scrub", "antenna_health"):
         for name, value in asdict(getattr(flow, section)).items():
+            may_be_zero = section == "files" or name == "every_days"
             if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
                 yield (section, name), f"must be {'zero or more' if may_be_zero else 'more than zero'}, not {value}"
     if flow.files.block_s == 0:
@@ -402,7 +412,7 @@ def _host_findings(flow: Flow, key: schema.Key, host: Host) -> Iterator[_Finding
         if kind not in set(Kind):
             yield (*key, "routes", kind), f"{kind!r} is not a kind of file; there are: {', '.join(Kind)}"
         yield from _known((*key, "routes", kind), folder, host.folders)
-    for name in ("passed", "backlog"):
+    for name in ("passed", "backlog", "kept"):
         for number, folder in enumerate(getattr(host, name)):
             yield from _known((*key, name, number), folder, host.folders)
     for name in ("file_mode", "dir_mode"):

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -203,14 +202,11 @@ def _holds(final: Path, sha256: str) -> bool:
 
 
 def _limited(pieces: Iterator[memoryview], limit_mib_s: int | None) -> Iterator[memoryview]:
-    start, done = time.monotonic(), 0
+    pace = checksum.Pace(limit_mib_s * 2**20) if limit_mib_s else None
     for piece in pieces:
         yield piece
-        done += len(piece)
-        if limit_mib_s:
-            ahead_s = done / (limit_mib_s * 2**20) - (time.monotonic() - start)
-            if ahead_s > 0:
-                time.sleep(ahead_s)
+        if pace is not None:
+            pace(len(piece))
 
 
 def _reflink(source: Path, part: Path) -> bool:

@@ -12,7 +12,7 @@ from dataflow.lib import flag, names, place, quarantine, summary
 from dataflow.lib.config import Here
 from dataflow.lib.custody import flags_folder, open_folder, outbox
 from dataflow.lib.step import OUTCOMES
-from dataflow.lib.summary import Record
+from dataflow.lib.summary import CHECKED, DAMAGED, LOST, Record
 
 Report = dict[str, Any]
 
@@ -98,13 +98,17 @@ def trace(here: Here, name: str, now: datetime, is_whole: bool) -> tuple[list[Re
 
 
 def _hops(records: list[Record]) -> list[Report]:
-    """Each place that a file came to, once: what the file's own record says again, and a wait that is over, are left out."""
+    """Each place that a file came to, once: what its own record says again, a wait that is over, and all checks but the last
+    that found it as it was, are left out."""
     told = {_visit(record) for record in records if record["event"] == "action"}
     settled = {(r["host"], r["step"], r["file"]): r["time"] for r in records if r.get("outcome") in ("done", "quarantined")}
     waits = {(r["host"], r["step"], r["file"]): r["time"] for r in records if r.get("outcome") == "kept"}
+    checks = {(r["host"], r.get("destination")): r["time"] for r in records if r.get("action") == CHECKED}
     hops = []
     for record in records:
         key = record["host"], record["step"], record["file"]
+        if record.get("action") == CHECKED and record["time"] != checks[record["host"], record.get("destination")]:
+            continue
         is_past_wait = record.get("outcome") == "kept" and (key in settled or record["time"] != waits[key])
         if not is_past_wait and not (record["event"] == "file" and _visit(record) in told):
             hops.append(_hop(record))
@@ -129,7 +133,11 @@ def _faults(hops: list[Report], name: str, is_whole: bool, here: Here) -> Iterat
         hashes = {hop["sha256"] for hop in of_file if hop["sha256"] and hop["outcome"] == "done"}
         if len(hashes) > 1:
             yield f"the hashes of {file} disagree: {', '.join(sorted(hashes))}"
-        if of_file[-1]["outcome"] != "done":
+        last_of_place = {(hop["host"], hop["place"]): hop for hop in of_file}
+        for hop in last_of_place.values():
+            if hop["outcome"] in (DAMAGED, LOST):
+                yield f"{hop['place']} is {hop['outcome']} since {hop['time'][:19]}Z: {hop['reason']}"
+        if of_file[-1]["outcome"] not in ("done", DAMAGED, LOST):
             yield f"the last record of {file} says {of_file[-1]['outcome']}: {of_file[-1]['reason']}"
         for host in _silent_hosts(of_file, here) if is_whole else ():
             yield f"no record of {host} names {file}: was it handed in behind it, or are the logs of {host} still on their way?"

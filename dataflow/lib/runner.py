@@ -48,7 +48,7 @@ def _guarded(account: Account) -> Exit:
 def _worked(account: Account) -> Exit:
     """Every other way in which a run can end becomes an exit code and a reason."""
     try:
-        _write_start(account.ctx)
+        write_start(account.ctx)
         account.work()
     except (TryLater, OSError) as error:
         account.problem = trouble(error)
@@ -251,7 +251,8 @@ class Account:
             alert.tell_once(self.ctx.log, self.ctx.here, f"missing: {shown}", message, file=shown)
 
 
-def _write_start(ctx: Context) -> None:
+def write_start(ctx: Context) -> None:
+    """Record that a run begins, and with which program and configuration."""
     ctx.log.write(
         "start", dataflow=dataflow.__version__, commit=version.commit("dataflow"), pydarnio=version.of("pydarnio"),
         pydarnio_commit=version.commit("pydarnio"),

@@ -21,6 +21,14 @@ from dataflow.lib.config import Here
 VERSION = 1
 Record = dict[str, Any]
 
+CHECKED = "scrubbed"
+"""The action of a file that was read again in its place and found as it was."""
+DAMAGED = "damaged"
+LOST = "lost"
+"""Outcomes of such a check, of a place and not of a file: other copies of it may be well."""
+REMOVED = "removed"
+"""The action of a file that was removed from its place (`source`) on purpose."""
+
 
 def timestamp(moment: datetime) -> str:
     """A moment as the records write it: ISO 8601, UTC, microseconds, ``Z``."""
