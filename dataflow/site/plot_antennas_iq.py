@@ -105,16 +105,16 @@ def _tell_antenna_health(ctx: Context, name: Name, pictures: antennas_iq.Picture
         antenna = f"antenna {health.antenna} of slice {name.slice_id}"
         conditions = {state: f"{antenna} is {state}" for state in State if state is not State.GOOD}
         told = [state for state, condition in conditions.items() if alert.is_told(ctx.here, condition)]
+        state = "good again" if health.state is State.GOOD else health.state
         level = f"median {health.median_db:.1f} dB, {health.distance_db:+.1f} dB from the others"
+        message = f"{antenna} of {ctx.here.radar} is {state}: {level}"
         if health.state is not State.GOOD:
-            message = f"{antenna} of {ctx.here.radar} is {health.state}: {level}"
             alert.tell_once(ctx.log, ctx.here, conditions[health.state], message, file=name.text, antenna=health.antenna)
         elif told:
-            message = f"{antenna} of {ctx.here.radar} is good again: {level}"
             alert.tell(ctx.log, message, file=name.text, antenna=health.antenna)
-        for state in told:
-            if state is not health.state:
-                alert.clear(ctx.here, conditions[state])
+        for ended in told:
+            if ended is not health.state:
+                alert.clear(ctx.here, conditions[ended])
 
 
 def _marker(ctx: Context, path: Path) -> Path:
