@@ -113,7 +113,7 @@ class Chain:
 
     def _open_flags(self) -> list[Path]:
         """Keep the manifest of each flag that came in; returns those that may be closed after the run."""
-        open_folder(self.ctx.here).mkdir(parents=True, exist_ok=True)
+        place.make_own_folder(open_folder(self.ctx.here))
         taken = []
         for path in place.scan(flags_folder(self.ctx.here)):
             try:

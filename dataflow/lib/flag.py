@@ -124,7 +124,7 @@ def write(folder: Path, radar: str, sender: str, run: str, entries: Iterable[Ent
         if not (folder / made.file_name).exists():
             break
         now += timedelta(microseconds=1)
-    folder.mkdir(parents=True, exist_ok=True)
+    place.make_own_folder(folder)
     place.write_whole(folder / made.file_name, made.encode())
     return made
 

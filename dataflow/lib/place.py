@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dataflow.lib import checksum
@@ -58,14 +58,28 @@ def part_of(path: Path) -> Path:
 
 
 def make_folder(here: Here, folder: Path) -> None:
-    """Create a folder and its missing parents with the host's mode and group."""
+    """Create a folder and its missing parents, durably, with the host's mode and group."""
+    for made in _made(folder):
+        own(here, made, here.dir_mode)
+
+
+def make_own_folder(folder: Path) -> None:
+    """Create a folder of our own, of the state or the logs, and its missing parents, durably.
+
+    What lies in a folder is only as durable as the folder's own name in the one above.
+    """
+    for _ in _made(folder):
+        continue
+
+
+def _made(folder: Path) -> Iterator[Path]:
     missing = []
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
     for each in reversed(missing):
         each.mkdir(exist_ok=True)
-        own(here, each, here.dir_mode)
+        yield each
         checksum.sync_folder(each.parent)
 
 

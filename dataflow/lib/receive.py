@@ -212,7 +212,7 @@ def _record(ctx: Context, sender: str, answer: Answer, entry: Entry) -> None:
 
 def _take_flags(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
     folder = custody.flags_folder(ctx.here)
-    folder.mkdir(parents=True, exist_ok=True)
+    place.make_own_folder(folder)
     for line in content.splitlines():
         try:
             found = flag.decode(line)
@@ -235,7 +235,7 @@ def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answe
         final = ctx.here.relayed_logs / ctx.here.radar / source.parent.name / source.name
         if not place.is_regular(source) or not _is_log_name(ctx, source) or _same_stamp(source, final):
             continue
-        final.parent.mkdir(parents=True, exist_ok=True)
+        place.make_own_folder(final.parent)
         status = source.stat()
         place.write_whole(final, source.read_bytes())
         os.utime(final, ns=(status.st_atime_ns, status.st_mtime_ns))

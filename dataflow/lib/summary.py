@@ -86,7 +86,7 @@ class SummaryLog:
         self.sync()
         self.close()
         path = log_file(self._here, self._step, now.date())
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.make_own_folder(path.parent)
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
         self._path, self._day = path, now.date()
         size = os.fstat(self._descriptor).st_size

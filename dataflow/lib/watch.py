@@ -16,7 +16,7 @@ from types import TracebackType
 
 from inotify_simple import INotify, flags
 
-from dataflow.lib import finished, sdnotify
+from dataflow.lib import finished, place, sdnotify
 from dataflow.lib.flag import is_flag_name
 
 WAKE_S = 30.0
@@ -33,7 +33,7 @@ class Watch:
         self._watched: dict[Path, int] = {}
         self.flag_came = False
         for folder in flag_folders:
-            folder.mkdir(parents=True, exist_ok=True)
+            place.make_own_folder(folder)
             self._inotify.add_watch(folder, _ARRIVALS)
         self._wake_reader, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
