@@ -54,7 +54,7 @@ demo-programs:
 	@tools/system-packages $(DEMO_PROGRAMS)
 
 test-programs:
-	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) shellcheck systemd-analyze
+	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) shellcheck systemd-analyze fusermount3
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml

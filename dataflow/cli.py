@@ -337,6 +337,7 @@ def _status_text(found: dict[str, Any]) -> str:
     lines += [f"  PAUSED {step}: {reason}" for step, reason in found["paused"].items()]
     places = {"waiting": "waiting", "open": "open", "outbox": "in the outbox", "unreadable": "unreadable"}
     lines.append("  flags: " + ", ".join(f"{flags[key]} {text}" for key, text in places.items()))
+    lines += [f"  NO ANSWER from {root}: {message}" for root, message in found["silent"].items()]
     lines += [f"  backlog {key}: {size['files']} files, {size['bytes'] / 1e6:.1f} MB" for key, size in found["backlog"].items()]
     for step, last in found["steps"].items():
         counts = ", ".join(f"{last[word]} {word}" for word in ("done", "kept", "quarantined", "skipped") if last.get(word))

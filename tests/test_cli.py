@@ -188,7 +188,7 @@ def test_status_and_summary_tell_in_words_and_in_json(machines: Machines) -> Non
     code, said, told = machines.dataflow(["status", *CAMPUS, "--json"])
     status = json.loads(told)
     assert code == Exit.ACCOUNTED, said
-    assert set(status) == {"host", "radar", "machine", "time", "flags", "backlog", "steps", "quarantine", "paused"}
+    assert set(status) == {"host", "radar", "machine", "time", "flags", "silent", "backlog", "steps", "quarantine", "paused"}
     assert (status["host"], status["radar"], status["machine"]) == ("campus", "sas", "campus")
     assert set(status["flags"]) == {"waiting", "open", "unreadable", "outbox"}
     last = status["steps"]["archive_iq_plots"]

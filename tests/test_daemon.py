@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import world
+from hung_mount import hung
 from running_chain import LIMIT_S, SHIPPED, children_of, put_flag, with_steps
 from world import World
 
@@ -36,7 +37,7 @@ STEP = '''"""A step for a test: does what its text file says, and leaves a line 
 import os, signal, time
 from pathlib import Path
 
-from dataflow.lib import step
+from dataflow.lib import command, step
 from dataflow.lib.errors import BadConfig, BadFile, HostDown, TryLater
 
 HERE = Path(__file__)
@@ -65,6 +66,10 @@ def find(ctx):
         raise HostDown("nobody answers")
     if what == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "looks":
+        os.stat(HERE.parent / "mount" / "anything")
+    if what == "asks":
+        command.run(["stat", HERE.parent / "mount" / "anything"], timeout_s=None)
     if what == "hangs":
         while not (HERE.parent / "go on").exists():
             time.sleep(0.05)
@@ -415,44 +420,56 @@ def test_a_flag_is_not_at_fault_when_its_manifest_cannot_be_kept(own: Own) -> No
     assert not path.exists() and (open_folder(here) / path.name).exists()
 
 
-def test_a_step_that_hangs_in_the_kernel_is_left_behind(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such a step survives every signal and never ends; here it is one that sleeps, and that nobody kills."""
-    made = own.world([own.step("hang", "hangs"), own.step("b")], ["daemon.stuck_after_s=0.3"])
+@pytest.mark.parametrize("does", ["looks", "asks"])
+def test_a_step_that_hangs_in_the_kernel_is_left_behind(own: Own, does: str) -> None:
+    """It hangs itself, or a program hangs that it has started and waits for."""
+    made = own.world([own.step("hang", does), own.step("b")], ["daemon.stuck_after_s=0.3"])
     here = made.here("site-linux")
-    monkeypatch.setattr(daemon, "_sleeps_in_kernel", lambda pid: "hang.py" in command_line(pid))
-    monkeypatch.setattr(daemon, "_kill_group", lambda process: None)
+    mount = own.folder / "mount"
+    mount.mkdir()
     with chain_of(made) as (chain, watch):
-        assert chain.run(watch) is Exit.LEFT_OVER
-        assert own.ran == ["hang ran", "b ran"], "the other steps go on"
-        path = put_flag(here, "borealis")
-        watch.wait(LIMIT_S, lambda: False)
-        assert chain.run(watch) is Exit.LEFT_OVER
-        assert own.ran == ["hang ran", "b ran", "b ran"], "it is not started a second time"
-        assert not path.exists(), "flags are taken"
-        assert not lock_is_free(made), "nobody else may run while it may still write"
-        assert "hangs in the kernel" in " ".join(alerts(made)) and len(alerts(made)) == 1
-        own.go_on()
-        (process,) = chain.stuck.values()
-        process.wait(LIMIT_S)
-        own.does("hang", "0")
-        assert chain.run(watch) is Exit.ACCOUNTED
+        with hung(mount):
+            assert chain.run(watch) is Exit.LEFT_OVER
+            assert own.ran == ["hang ran", "b ran"], "the other steps go on"
+            assert any(process.is_there() for process in chain.stuck[os.fspath(own.folder / "hang.py")])
+            path = put_flag(here, "borealis")
+            watch.wait(LIMIT_S, lambda: False)
+            assert chain.run(watch) is Exit.LEFT_OVER
+            assert own.ran == ["hang ran", "b ran", "b ran"], "it is not started a second time"
+            assert not path.exists(), "flags are taken"
+            assert not lock_is_free(made), "nobody else may run while it may still write"
+            assert "hangs in the kernel" in " ".join(alerts(made)) and len(alerts(made)) == 1
+        own.until(lambda: not any(process.is_there() for process in next(iter(chain.stuck.values()))), "it has ended")
+        assert chain.run(watch) is Exit.ACCOUNTED or does == "looks", "the file is not there"
         assert own.ran[3:] == ["hang ran", "b ran"] and not chain.stuck
         assert lock_is_free(made)
-        (own.folder / "go on").unlink()
-        own.does("hang", "hangs")
-        assert chain.run(watch) is Exit.LEFT_OVER
-        assert len(alerts(made)) == 2, "the next time is news"
-        own.go_on()
-        (process,) = chain.stuck.values()
-        process.wait(LIMIT_S)
+        with hung(mount):
+            assert chain.run(watch) is Exit.LEFT_OVER
+            assert len(hangs_told(made)) == 2, "the next time is news"
         chain.held.close()
 
 
-def command_line(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except FileNotFoundError:
-        return ""
+def test_a_new_daemon_does_not_wait_for_what_hung_under_the_old_one(own: Own) -> None:
+    """The old one was killed and what it had started too, but that cannot end, so it holds the lock for ever."""
+    made = own.world([own.step("a", "looks"), own.step("b")], ["daemon.stuck_after_s=0.3"])
+    mount = own.folder / "mount"
+    mount.mkdir()
+    with hung(mount) as asked:
+        first = own.start(made)
+        own.until(lambda: asked, "the step hangs")
+        first.kill()
+        first.wait()
+        assert not lock_is_free(made)
+        own.does("a", "0")
+        second = own.start(made, "--once")
+        assert second.wait(LIMIT_S) == Exit.ACCOUNTED
+        assert own.ran == ["a ran", "a ran", "b ran"]
+        assert "were killed and hang in the kernel" in own.log.read_text()
+    assert lock_is_free(made)
+
+
+def hangs_told(made: World) -> list[str]:
+    return [text for text in alerts(made) if "hangs in the kernel" in text]
 
 
 def alerts(made: World) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
-from dataflow.lib import command, place
+from dataflow.lib import place
 from dataflow.lib.config import MARKER, Config, Here
 from dataflow.lib.errors import TryLater
 
@@ -20,9 +20,6 @@ MODULES = {
     "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
     "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
 }
-
-ANSWER_S = 10.0
-"""How long a mounted root may take to answer; a network mount whose server is gone never does."""
 _PACKAGES = {"ssh": "openssh-client", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple"}
 """The packages that are called otherwise than the program or module that they bring."""
 
@@ -64,9 +61,10 @@ def look(here: Here, create_markers: bool) -> Iterator[Finding]:
 
 
 def _root(here: Here, root: str, path: Path, create_marker: bool) -> Finding:
-    if not _answers(path):
-        mend = f"is its server up? Then, as root: umount -f -l {path}; mount {path}"
-        return Finding(f"root {root}", False, f"{path} gave no answer within {ANSWER_S:.0f} s: a dead network mount?", mend)
+    try:
+        place.require_answer(here, root)
+    except TryLater as error:
+        return Finding(f"root {root}", False, str(error), f"is its server up? Then, as root: umount -f -l {path}; mount {path}")
     if create_marker:
         _create_marker(root, path)
     try:
@@ -78,14 +76,6 @@ def _root(here: Here, root: str, path: Path, create_marker: bool) -> Finding:
         return Finding(f"root {root}", False, f"{path} is not writable", f"chown it to {here.host.user}")
     free = shutil.disk_usage(path)
     return Finding(f"root {root}", True, f"{path}, {free.free / 1e9:.1f} GB free")
-
-
-def _answers(path: Path) -> bool:
-    """Ask a mount in a process of its own, which may hang in place of this one."""
-    try:
-        return not command.run(["stat", "--", path], timeout_s=ANSWER_S).timed_out
-    except TryLater:
-        return False
 
 
 def _create_marker(root: str, path: Path) -> None:

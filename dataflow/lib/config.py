@@ -207,6 +207,7 @@ class Here:
     host: Host
     machine: Machine
     roots: Mapping[str, Path]
+    root_settings: Mapping[str, Root]
     folder_texts: Mapping[str, str]
     state: Path
     logs: Path
@@ -267,12 +268,14 @@ class Config:
         machine = _lookup(_lookup(self.flow.radars, radar, "radar", self.source).machines, host_name, "machine", self.source)
         base = self.root / machine.name if self.root else Path("/")
         state = base / host.state.lstrip("/")
+        roots = {**host.roots, **machine.roots}
         return Here(
             host_name=host_name,
             radar=radar,
             host=host,
             machine=machine,
-            roots={n: self._root_path(n, r, radar, base) for n, r in {**host.roots, **machine.roots}.items()},
+            roots={name: self._root_path(name, root, radar, base) for name, root in roots.items()},
+            root_settings=roots,
             folder_texts={**host.folders, **machine.folders},
             state=state / f"{host_name}.{radar}",
             logs=base / host.logs.lstrip("/"),

@@ -74,9 +74,12 @@ class Custody:
         return adopted
 
     def close_finished(self) -> list[str]:
-        """Close the manifests whose files are all done here; returns names that are gone without a record."""
+        """Close the manifests whose files are all done here; returns names that are gone without a record.
+
+        What cannot be told because a network mount gives no answer is told by a later run.
+        """
         open_flags = flag.read_folder(open_folder(self._here))
-        if not open_flags:
+        if not open_flags or not _answers(self._here):
             return []
         waiting = names_in_backlog(self._here)
         oldest = min(summary.moment(manifest.sent) for _, manifest in open_flags)
@@ -114,6 +117,15 @@ def flags_folder(here: Here) -> Path:
 def outbox(here: Here) -> Path:
     """Where flags wait for the next host."""
     return here.state / "outbox"
+
+
+def _answers(here: Here) -> bool:
+    try:
+        for root in {here.root_of(key) for key in here.host.backlog}:
+            place.require_answer(here, root)
+    except TryLater:
+        return False
+    return True
 
 
 def names_in_backlog(here: Here) -> set[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from dataflow.lib import alert, command, finished, flag, lock, place, sdnotify
+from dataflow.lib import alert, command, finished, flag, hanging, lock, place, sdnotify
 from dataflow.lib.context import Context
 from dataflow.lib.custody import flags_folder, open_folder
 from dataflow.lib.errors import BadFile, Exit
@@ -52,7 +52,7 @@ class Chain:
 
     ctx: Context
     failures: int = 0
-    stuck: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    stuck: dict[str, list[hanging.Process]] = field(default_factory=dict)
     runs: int = 0
     began: datetime | None = None
     held: ExitStack = field(default_factory=ExitStack)
@@ -104,11 +104,10 @@ class Chain:
             self.held.close()
 
     def _still_hangs(self, step: str) -> bool:
-        """True for a step that was left behind and has not ended since."""
-        if step not in self.stuck or self.stuck[step].poll() is None:
+        """True for a step that was left behind while it, or something that it had started, has not ended since."""
+        if step not in self.stuck or any(process.is_there() for process in self.stuck[step]):
             return step in self.stuck
         del self.stuck[step]
-        alert.clear(self.ctx.here, f"{step}: stuck")
         return False
 
     def _open_flags(self) -> list[Path]:
@@ -165,7 +164,7 @@ class Chain:
     def _run_step(self, entry: str, interrupting: Watch | None, watch: Watch) -> Exit:
         step, *part = entry.split()
         if self._still_hangs(step):
-            self.ctx.say(f"{step} still hangs in the kernel (process {self.stuck[step].pid}); it is not started a second time")
+            self.ctx.say(f"{step} still hangs in the kernel (process {self.stuck[step][0].pid}); it is not started a second time")
             return Exit.LEFT_OVER
         sdnotify.notify(f"STATUS=running {entry}")
         here = self.ctx.here
@@ -177,7 +176,7 @@ class Chain:
     def _attend(self, step: str, process: subprocess.Popen[bytes], interrupting: Watch | None, watch: Watch) -> Exit:
         """Wait for a step, pass on what is asked of the daemon, end it at its limit, give up on it when it hangs."""
         times = self.ctx.flow.daemon
-        started, asked_way, asked_stop, asleep_since = time.monotonic(), None, None, None
+        started, asked_way, asked_stop, sleep = time.monotonic(), None, None, hanging.Sleep(process.pid)
         while process.poll() is None:
             watch.wait(TICK_S, lambda: process.poll() is not None)
             sdnotify.notify("WATCHDOG=1")
@@ -191,15 +190,20 @@ class Chain:
                 asked_stop = now
             if asked_stop is not None and now - asked_stop > times.stop_timeout_s:
                 _kill_group(process)
-            asleep_since = (asleep_since or now) if _sleeps_in_kernel(process.pid) else None
-            if asleep_since is not None and now - asleep_since > times.stuck_after_s:
+            if sleep.longest_s(now) > times.stuck_after_s:
                 return self._give_up(step, process)
+        alert.clear(self.ctx.here, f"{step}: stuck")
         return _code(process.returncode)
 
     def _give_up(self, step: str, process: subprocess.Popen[bytes]) -> Exit:
-        """Leave behind a step that no signal reaches; it keeps its copy of the lock, and so does the daemon."""
-        _kill_group(process)
-        self.stuck[step] = process
+        """Leave behind a step that no signal reaches; it keeps its copy of the lock, and so does the daemon.
+
+        What hangs may as well be a program that the step has started: killed, the step ends, and that program does not.
+        """
+        family = hanging.family(process.pid)
+        self.stuck[step] = [hanging.process(pid) for pid in family]
+        for pid in family:
+            _kill(pid)
         message = (
             f"{step} hangs in the kernel (process {process.pid}), on a dead mount? It was left behind, the other steps go on"
         )
@@ -227,9 +231,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         pass
 
 
-def _sleeps_in_kernel(pid: int) -> bool:
-    """True while a process is in uninterruptible sleep (state D of proc(5))."""
+def _kill(pid: int) -> None:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "D"
-    except OSError:
-        return False
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

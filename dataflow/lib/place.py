@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dataflow.lib import checksum
+from dataflow.lib import checksum, command
 from dataflow.lib.config import MARKER, Here
 from dataflow.lib.errors import TryLater
+
+ANSWER_S = 3.0
+"""How long a mounted root may take to answer; a network mount whose server is gone never does."""
 
 
 def check_root(here: Here, root: str) -> None:
@@ -33,6 +37,25 @@ def check_root(here: Here, root: str) -> None:
         ) from error
     if named != root:
         raise TryLater(f"{marker} names the root {named!r}, not {root!r}: another disk is mounted at {here.roots[root]}")
+
+
+def require_answer(here: Here, root: str) -> None:
+    """Ask a network mount in a process of its own, which may hang in place of this one; a local root needs no asking.
+
+    For whoever must go on without the disk. A step just uses it, and is left behind by the daemon if that hangs.
+
+    Raises:
+        TryLater: it gave no answer, so its server is gone.
+    """
+    path = here.roots[root]
+    if not here.root_settings[root].mounted:
+        return
+    asking = command.start(["stat", "--", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False)
+    try:
+        asking.wait(ANSWER_S)
+    except subprocess.TimeoutExpired as error:
+        asking.kill()  # and left behind: it ends when the mount answers, or is given up
+        raise TryLater(f"{path} gave no answer within {ANSWER_S:.0f} s: a dead network mount?") from error
 
 
 def scan(folder: Path) -> list[Path]:

@@ -56,6 +56,7 @@ def serve(ctx: Context, verb: str, sender: str, stdin: BinaryIO, stdout: BinaryI
 def _hello(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
     answer = {"dataflow": dataflow.__version__, "v": flag.VERSION, "machine": ctx.here.machine.name}
     try:
+        place.require_answer(ctx.here, ctx.here.root_of("incoming"))
         place.check_root(ctx.here, ctx.here.root_of("incoming"))
         place.make_folder(ctx.here, ctx.folder("incoming") / LOGS_FOLDER)
     except (TryLater, OSError) as error:

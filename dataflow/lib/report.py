@@ -11,6 +11,7 @@ from typing import Any
 from dataflow.lib import flag, names, place, quarantine, summary
 from dataflow.lib.config import Here
 from dataflow.lib.custody import flags_folder, open_folder, outbox
+from dataflow.lib.errors import TryLater
 from dataflow.lib.step import OUTCOMES
 from dataflow.lib.summary import CHECKED, DAMAGED, LOST, Record
 
@@ -18,8 +19,13 @@ Report = dict[str, Any]
 
 
 def status(here: Here, now: datetime) -> Report:
-    """Flags waiting and open, outbox, backlog, last run of each step, quarantine and pauses of one host and radar."""
+    """Flags waiting and open, outbox, backlog, last run of each step, quarantine and pauses of one host and radar.
+
+    Of a root that gives no answer it tells only that; what lies there is left out.
+    """
     since = summary.day_before(now, 7)
+    silent = _silent_roots(here)
+    quarantined = quarantine.reasons(here) if here.root_of("quarantine") not in silent else []
     return {
         "host": here.host_name,
         "radar": here.radar,
@@ -31,9 +37,10 @@ def status(here: Here, now: datetime) -> Report:
             "unreadable": len(place.scan(flags_folder(here) / "unreadable")),
             "outbox": len(place.scan(outbox(here))),
         },
-        "backlog": {key: _folder_size(here.folder(key)) for key in here.host.backlog},
+        "silent": silent,
+        "backlog": {key: _folder_size(here.folder(key)) for key in here.host.backlog if here.root_of(key) not in silent},
         "steps": _last_runs(list(summary.records(summary.own_files(here, since)))),
-        "quarantine": [{"file": path.name, "kind": r.kind, "reason": r.message} for path, r in quarantine.reasons(here)],
+        "quarantine": [{"file": path.name, "kind": r.kind, "reason": r.message} for path, r in quarantined],
         "paused": {path.name: path.read_text().strip() for path in place.scan(here.state / "paused")},
     }
 
@@ -61,6 +68,17 @@ def statistics(here: Here, now: datetime, days: int) -> Report:
         entry["files"] = {word: entry["files"][word] for word in OUTCOMES if entry["files"][word]}
         entry["trouble"] = dict(list(entry["trouble"].items())[-10:])
     return {"host": here.host_name, "radar": here.radar, "machine": here.machine.name, "days": days, "steps": steps}
+
+
+def _silent_roots(here: Here) -> dict[str, str]:
+    """The roots that give no answer, and what is to be said of them."""
+    silent = {}
+    for root in here.roots:
+        try:
+            place.require_answer(here, root)
+        except TryLater as error:
+            silent[root] = str(error)
+    return silent
 
 
 def _folder_size(folder: Path) -> Report:

@@ -6,8 +6,9 @@ A step is a module with two functions and a docstring that heads its page:
     handle(ctx, files) -> Iterator[Outcome]   one batch; one outcome for each file
 
 and, where it needs them, ``KINDS`` (the kinds of file that it handles; other names are skipped), ``ROOTS`` (the roots
-whose markers must be there before and after each batch), ``PARTS`` (the words that may follow its name in the list) and
-``batch(ctx, files) -> int`` (how many files to take next).
+whose markers must be there before and after each batch; empty: it works on state and logs alone, and a disk that hangs
+must not concern it), ``PARTS`` (the words that may follow its name in the list) and ``batch(ctx, files) -> int`` (how many
+files to take next).
 A shell step has the same shape, see ``shell_step``. The runner does the rest.
 """
 

@@ -20,6 +20,7 @@ from dataflow.lib.errors import BadConfig
 from dataflow.lib.flag import is_flag_name
 from dataflow.lib.step import Outcome, done, kept
 
+ROOTS = ()
 TIMEOUT_S = 120.0
 
 

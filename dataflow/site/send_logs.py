@@ -18,6 +18,7 @@ from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, TryLater
 from dataflow.lib.step import Outcome, done
 
+ROOTS = ()
 DAYS = 7
 TIME_LIMIT_S = 300.0
 
