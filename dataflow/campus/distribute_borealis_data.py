@@ -17,6 +17,7 @@ Needs:    pyDARNio's DMAP library to check files that were not converted here
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,12 +182,15 @@ def _stage(ctx: Context, target: Target, queued: Path, entry: Entry) -> Path | N
     ready = _ready_folder(staging) / queued.name
     if queued.exists():
         copy.make_ready(ctx.here, queued, ready, entry.sha256, target.link)
+        place.check_root(ctx.here, target.folder.partition("/")[0])  # unmounted meanwhile, the copy lies below the mount point
         queued.unlink()
         checksum.sync_folder(queued.parent)
     if not ready.exists():
         return None
     place.make_folder(ctx.here, staging)
     final = staging / queued.name
+    if os.path.lexists(final):  # nobody but this step writes there, so nothing comes between this look and the rename
+        raise TryLater(f"{final} is there already: it is staged when the partner has taken that, or a person has removed it")
     ready.rename(final)
     place.sync_folders([staging, ready.parent])
     return final
