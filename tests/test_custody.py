@@ -10,7 +10,7 @@ import pytest
 import world
 
 from dataflow.lib import checksum, custody, flag, names, place
-from dataflow.lib.config import Here
+from dataflow.lib.config import MARKER, Here
 from dataflow.lib.custody import MISSING_AFTER_S, open_folder, passed_before
 from dataflow.lib.errors import TryLater
 from dataflow.lib.flag import Entry
@@ -248,3 +248,38 @@ def test_the_backlog_is_what_lies_in_the_working_folders(ctx):
     place.part_of(ctx.folder("holding") / OTHER).touch()
     put(ctx.here, "archive_hdf5", OTHER)
     assert custody.names_in_backlog(ctx.here) == {NAME}
+
+
+@pytest.mark.parametrize("back", [timedelta(hours=1), timedelta(days=1)], ids=["an hour", "a day"])
+def test_a_clock_that_is_set_back_leaves_no_manifest_open(ctx, back):
+    ctx.custody.admit([ENTRY], "site-linux")
+    record(ctx, NAME, "kept")
+    ctx.clock.advance(-back.total_seconds())
+    record(ctx, NAME, "done")
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 0
+
+
+def test_a_sender_whose_clock_is_days_ahead_leaves_no_manifest_open(ctx):
+    flag.write(open_folder(ctx.here), "sas", "site-linux", "run", [ENTRY], lambda: ctx.clock() + timedelta(days=9))
+    record(ctx, NAME, "done")
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 0
+
+
+def test_a_file_from_before_the_clock_was_set_back_is_adopted(ctx):
+    path = put(ctx.here, "holding")
+    ctx.clock.advance(-86400)
+    assert ctx.custody.entry_of(path, SETTLE_S).name == NAME
+
+
+def test_an_unmounted_disk_is_no_empty_backlog(ctx):
+    """Neither is a manifest closed because its files cannot be seen, nor is any of them called missing."""
+    ctx.custody.admit([ENTRY], "site-linux")
+    path = put(ctx.here, "holding", NAME)
+    record(ctx, NAME, "done", action="converted")
+    age(ctx)
+    marker = ctx.here.roots["sddata"] / MARKER
+    aside = marker.rename(marker.with_name("aside"))
+    path.unlink()
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 1
+    aside.rename(marker)
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 0

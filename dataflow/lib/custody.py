@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from dataflow.lib import checksum, flag, names, place, summary
 from dataflow.lib.config import Here
 from dataflow.lib.errors import TryLater
-from dataflow.lib.flag import Entry
+from dataflow.lib.flag import Entry, Flag
 from dataflow.lib.names import Name
 from dataflow.lib.summary import SummaryLog
 
@@ -58,11 +58,9 @@ class Custody:
         found = self.known(path.name)
         if found is not None:
             return found
-        age_s = self._clock().timestamp() - path.stat().st_ctime
-        if age_s < settle_s:
-            raise TryLater(
-                f"no manifest lists it and it changed {max(age_s, 0):.0f} s ago; adopted when still for {settle_s:.0f} s"
-            )
+        still_s = abs(self._clock().timestamp() - path.stat().st_ctime)  # in the future: the clock has been set back since
+        if still_s < settle_s:
+            raise TryLater(f"no manifest lists it and it changed {still_s:.0f} s ago; adopted when still for {settle_s:.0f} s")
         digest, size_bytes = checksum.sha256_of_still(path)
         adopted = Entry(path.name, size_bytes, digest, by=ADOPTED)
         self._log.write(
@@ -76,26 +74,33 @@ class Custody:
     def close_finished(self) -> list[str]:
         """Close the manifests whose files are all done here; returns names that are gone without a record.
 
-        What cannot be told because a network mount gives no answer is told by a later run.
+        What cannot be told because a disk of the working folders is not there, or gives no answer, is told by a later run.
         """
         open_flags = flag.read_folder(open_folder(self._here))
-        if not open_flags or not _answers(self._here):
+        if not open_flags or not _is_backlog_there(self._here):
             return []
         waiting = names_in_backlog(self._here)
-        oldest = min(summary.moment(manifest.sent) for _, manifest in open_flags)
-        horizon = self._clock() - timedelta(days=RECORDS_DAYS)
+        if not _is_backlog_there(self._here):
+            return []
         is_any_gone = any(entry.name not in waiting for _, manifest in open_flags for entry in manifest.files)
-        outcomes = _last_outcomes(self._here, summary.day_before(max(oldest, horizon), 1)) if is_any_gone else {}
+        finished = _finished(self._here, self._first_day(open_flags)) if is_any_gone else {}
         missing: set[str] = set()
         for path, manifest in open_flags:
             names_listed = {entry.name for entry in manifest.files}
             gone = names_listed - waiting
-            if gone == names_listed and all(outcomes.get(name) in FINISHED for name in gone):
+            if gone == names_listed and all(finished.get(name) for name in gone):
                 path.unlink(missing_ok=True)
                 self._entries = None
             elif self._clock().timestamp() - path.stat().st_mtime > MISSING_AFTER_S:
-                missing |= gone - outcomes.keys()
+                missing |= gone - finished.keys()
         return sorted(missing)
+
+    def _first_day(self, open_flags: Sequence[tuple[Path, Flag]]) -> date:
+        """From when on the records are read: a day before the oldest manifest, by the sender's clock, its file's time or now."""
+        now = self._clock()
+        sent = [summary.moment(manifest.sent) for _, manifest in open_flags]
+        came = [datetime.fromtimestamp(path.stat().st_mtime, UTC) for path, _ in open_flags]
+        return summary.day_before(max(min(now, *sent, *came), now - timedelta(days=RECORDS_DAYS)), 1)
 
     def _table(self) -> dict[str, Entry]:
         if self._entries is None:
@@ -119,10 +124,12 @@ def outbox(here: Here) -> Path:
     return here.state / "outbox"
 
 
-def _answers(here: Here) -> bool:
+def _is_backlog_there(here: Here) -> bool:
+    """Whether every disk of the working folders is mounted and answers: names on one that is not are not gone."""
     try:
         for root in {here.root_of(key) for key in here.host.backlog}:
             place.require_answer(here, root)
+            place.check_root(here, root)
     except TryLater:
         return False
     return True
@@ -148,11 +155,14 @@ def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -
     return found
 
 
-def _last_outcomes(here: Here, since: date) -> dict[str, str]:
-    """What the records since a day say last of each name; what `receive` puts into a working folder is only begun."""
-    last: dict[str, tuple[str, str]] = {}
+def _finished(here: Here, since: date) -> dict[str, bool]:
+    """Whether each step that told of a name since a day has finished it too; what `receive` puts into a folder is only begun.
+
+    In whatever order: the clock may have been set back between a step's first try and its last.
+    """
+    told: dict[str, dict[str, bool]] = {}
     for record in summary.records(summary.own_files(here, since)):
         if record["event"] == "file" and record["outcome"] != "skipped" and record.get("action") != "received":
-            name, told = Path(str(record["file"])).name, (str(record["time"]), str(record["outcome"]))
-            last[name] = max(told, last.get(name, told))
-    return {name: outcome for name, (_, outcome) in last.items()}
+            steps = told.setdefault(Path(str(record["file"])).name, {})
+            steps[record["step"]] = steps.get(record["step"], False) or record["outcome"] in FINISHED
+    return {name: all(steps.values()) for name, steps in told.items()}
