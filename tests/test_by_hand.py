@@ -181,6 +181,19 @@ def test_plot_gives_a_quick_look_of_a_rawacf(block, tmp_path, capsys):
         assert drawn.format == "PNG" and brightest - darkest > 50, "a picture, not a blank sheet"
 
 
+def test_quick_looks_are_drawn_side_by_side_and_told_in_order(block, tmp_path, capsys):
+    """Damaged ones among them, and antennas_iq between; each result is where its input was."""
+    damaged = block / RAWACF.replace("1400", "1600")
+    damaged.write_bytes((block / RAWACF).read_bytes()[:5000])
+    inputs = [block / RAWACF, damaged, block / RAWACF.replace("sas.0", "sas.1"), block / IQ, damaged, block / "absent.txt"]
+    assert cli.main(["plot", *map(str, inputs), "-o", str(tmp_path / "pictures"), "--processes", "3", "--json"]) == 1
+    told = results(capsys)
+    assert [result["file"] for result in told] == [str(path) for path in inputs]
+    assert [result["outcome"] for result in told] == ["made", "refused", "made", "made", "refused", "refused"]
+    assert len(list((tmp_path / "pictures").glob("*.quicklook.png"))) == 2
+    assert not [path for path in (tmp_path / "pictures").iterdir() if path.name.startswith(".")]
+
+
 def test_an_output_that_cannot_be_written_is_refused_not_raised(block, capsys):
     (block / "not a folder").write_text("")
     assert cli.main(["convert", str(block / RAWACF), "-o", str(block / "not a folder" / "x.bz2")]) == 1

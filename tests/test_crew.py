@@ -67,6 +67,21 @@ def test_a_crash_of_a_library_is_the_fault_of_the_file():
     assert refused.value.kind == "crashes a library"
 
 
+def test_the_place_of_a_worker_that_died_is_filled():
+    with crew(1) as side_by_side:
+        for crash in (os.abort, os.abort):
+            with pytest.raises(BadFile):
+                next(side_by_side([(crash, ())]))
+        assert next(side_by_side([(pow, (3, 2))])) == 9
+
+
+def test_what_was_asked_but_not_begun_is_not_done_after_the_block(tmp_path):
+    with crew(1) as side_by_side:
+        asked = side_by_side([(time.sleep, (60,)), (os.mkdir, (str(tmp_path / "made"),))])
+    assert not (tmp_path / "made").exists()
+    del asked
+
+
 def test_a_bug_is_neither_the_files_fault_nor_the_machines(capfd):
     with pytest.raises(RuntimeError, match="exit code 1 during sha256 of /no/such/file"):
         one(checksum.sha256, Path("/no/such/file"))

@@ -12,8 +12,10 @@ from PIL import Image
 
 from dataflow.demo.simulate_radar import SliceSpec, write_block
 from dataflow.lib import names
+from dataflow.lib.crew import crew
 from dataflow.lib.errors import BadFile, TryLater
-from dataflow.lib.plots.rawacf_quicklook import SIZE, quicklook
+from dataflow.lib.plots import rawacf_quicklook
+from dataflow.lib.plots.rawacf_quicklook import SIZE
 
 NAME = names.parse("20261101.1400.00.sas.0.rawacf.h5")
 LEFT, WIDTH, TOP, HEIGHT = 66, 800, 126, 355
@@ -25,6 +27,12 @@ def rawacf(folder: Path, beams: int = 1, records: int = 8) -> Path:
     spec = SliceSpec(beams_per_record=beams, with_antennas_iq=False, ranges=50)
     start = datetime(2026, 11, 1, 14, tzinfo=UTC)
     return write_block(folder, "sas", start, [spec], records=records, open_each_record=False)[0]
+
+
+def quicklook(source: Path, name: names.Name | None, target: Path) -> None:
+    assert name is not None
+    with crew(1) as worker:
+        rawacf_quicklook.quicklook(source, name, target, worker)
 
 
 def records_of(file: h5py.File) -> list[h5py.Group]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dataflow.lib import alert, checksum, copy, names, place
 from dataflow.lib.context import Context
+from dataflow.lib.crew import Crew, crew
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
@@ -35,10 +36,11 @@ def find(ctx: Context) -> list[Path]:
 
 def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     """One picture after the other."""
-    yield from each(ctx, files, lambda path: _draw(ctx, path))
+    with crew(1) as worker:
+        yield from each(ctx, files, lambda path: _draw(ctx, path, worker))
 
 
-def _draw(ctx: Context, path: Path) -> Outcome:
+def _draw(ctx: Context, path: Path, worker: Crew) -> Outcome:
     name = names.parse(path.name)
     assert name is not None, "the runner skips what has no name"
     marker, folder = ctx.folder("to_plot") / path.name, ctx.folder("plots")
@@ -47,7 +49,7 @@ def _draw(ctx: Context, path: Path) -> Outcome:
     if path == marker:
         return _not_drawn(ctx, path, marker, "the file is gone from campus")
     try:
-        entry = _picture(ctx, path, name, digest)
+        entry = _picture(ctx, path, name, digest, worker)
     except BadFile as error:
         return _not_drawn(ctx, path, marker, str(error))
     alert.clear(ctx.here, CONDITION)
@@ -65,7 +67,7 @@ def _not_drawn(ctx: Context, path: Path, marker: Path, reason: str) -> Outcome:
     return done(path, "not drawn", reason=message, release=(marker,))
 
 
-def _picture(ctx: Context, path: Path, name: Name, digest: str | None) -> Entry:
+def _picture(ctx: Context, path: Path, name: Name, digest: str | None, worker: Crew) -> Entry:
     """Draw in the scratch folder, make the manifest durable, give the picture its place; one that is there already stays."""
     final = ctx.folder("plots") / names.quicklook_of(name).text
     existing = next((each for each in (final, ctx.folder("plots_archive", name.time) / final.name) if each.exists()), None)
@@ -73,7 +75,7 @@ def _picture(ctx: Context, path: Path, name: Name, digest: str | None) -> Entry:
     place.make_folder(ctx.here, scratch.parent)
     try:
         if existing is None:
-            _draw_still(path, name, scratch)
+            _draw_still(path, name, scratch, worker)
         picture = existing or scratch
         entry = Entry(final.name, picture.stat().st_size, checksum.sha256(picture), parent=digest, by="plot_rawacf")
         if existing is None:
@@ -85,7 +87,7 @@ def _picture(ctx: Context, path: Path, name: Name, digest: str | None) -> Entry:
         scratch.unlink(missing_ok=True)
 
 
-def _draw_still(path: Path, name: Name, target: Path) -> None:
+def _draw_still(path: Path, name: Name, target: Path, worker: Crew) -> None:
     """Draw a file that lies still; what was found in one that changes meanwhile counts for nothing."""
     try:
         from dataflow.lib.plots import rawacf_quicklook
@@ -93,7 +95,7 @@ def _draw_still(path: Path, name: Name, target: Path) -> None:
         raise TryLater(f"{name.text} cannot be drawn: {error}. Install dataflow with its extra [campus]") from error
     before = checksum.stamp(path)
     try:
-        rawacf_quicklook.quicklook(path, name, target)
+        rawacf_quicklook.quicklook(path, name, target, worker)
     finally:
         if checksum.stamp(path) != before:
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")

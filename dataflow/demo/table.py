@@ -60,7 +60,7 @@ def lines(file: str, of_file: Sequence[Row]) -> Iterator[str]:
             yield f"    {label}, made from it"
         for group in _grouped(of_label, lambda row: (row.machine, row.action, row.is_there, Path(row.folder).parent)).values():
             row = group[0]
-            digest = row.sha256 if label != "pictures" else ""
+            digest = row.sha256 if len({row.file for row in group}) == 1 else ""
             folder = _braced(list(dict.fromkeys(row.folder for row in group)))
             yield f"    {'*' if row.is_there else ' '} {row.time:8}  {row.machine:23} {row.action:11} {digest:10}  {folder}"
             if row.reason:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from dataflow.lib import checksum, conversion, names, place
+from dataflow.lib.crew import crew
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.plots import antennas_iq, rawacf_quicklook
@@ -23,6 +24,10 @@ from dataflow.lib.plots.antenna_health import HealthThresholds
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with a file's name, how much of it is done and how much there is."""
+
+_Drawn: TypeAlias = tuple[tuple[Path, ...], dict[str, Any]]
+_Draw: TypeAlias = Callable[[Path, Name, Path], _Drawn]
+"""Draws a file of some name into a folder; gives the pictures, and what is worth telling of them."""
 
 ENVIRONMENT = "environment"
 """The kind of a refusal that is the machine's fault and not the file's."""
@@ -75,15 +80,33 @@ def plot(
     """
     folder = _must_be_folder(output)
 
-    def work(file: Path, name: Name) -> Result:
-        return _plot(file, name, folder or file.parent, processes, thresholds, _of_file(progress, name))
+    def draw(file: Path, name: Name, scratch: Path) -> _Drawn:
+        drawn = antennas_iq.plot(
+            file, name, scratch, processes=processes, thresholds=thresholds, progress=_of_file(progress, name)
+        )
+        not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
+        return drawn.paths, {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
 
     def results() -> Iterator[Result]:
         for is_rawacf, group in groupby(files, _is_rawacf):
-            with ThreadPoolExecutor(processes if is_rawacf else 1) as side_by_side:
-                yield from side_by_side.map(lambda file: _attempt(file, work), group)
+            if is_rawacf:
+                yield from _quicklooks(list(group), folder, processes)
+            else:
+                yield from (_plot(file, folder, draw) for file in group)
 
     return results()
+
+
+def _quicklooks(files: Sequence[Path], folder: Path | None, processes: int) -> Iterator[Result]:
+    size = min(processes, len(files))
+    with crew(size) as workers, ThreadPoolExecutor(size) as side_by_side:
+
+        def draw(file: Path, name: Name, scratch: Path) -> _Drawn:
+            picture = scratch / names.quicklook_of(name).text
+            rawacf_quicklook.quicklook(file, name, picture, workers)
+            return (picture,), {}
+
+        yield from side_by_side.map(lambda file: _plot(file, folder, draw), files)
 
 
 def _is_rawacf(file: Path) -> bool:
@@ -126,48 +149,28 @@ def _convert(file: Path, name: Name, final: Path, processes: int, progress: Call
     return Result(names.printable(str(file)), "made" if is_new else "present", (str(final),), details=details)
 
 
-def _plot(
-    file: Path,
-    name: Name,
-    folder: Path,
-    processes: int,
-    thresholds: HealthThresholds,
-    progress: Callable[[int, int], None] | None,
-) -> Result:
+def _plot(file: Path, output: Path | None, draw: _Draw) -> Result:
     """Draw in a hidden folder beside the pictures' places; they get them only when none of these is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".plots-", dir=folder))
-    try:
-        drawn, details = _draw(file, name, scratch, processes, thresholds, progress)
-        finals = {path: folder / path.name for path in drawn}
-        missing = [path for path, final in finals.items() if not final.exists()]
-        for path in finals.keys() - set(missing):
-            if checksum.sha256(path) != checksum.sha256(finals[path]):
-                raise _taken(finals[path])
-        for path in missing:
-            place.publish(path, finals[path])
-    finally:
-        shutil.rmtree(scratch)
-    outputs = tuple(str(final) for final in finals.values())
-    return Result(names.printable(str(file)), "made" if missing else "present", outputs, details=details)
+    folder = output or file.parent
 
+    def work(file: Path, name: Name) -> Result:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".plots-", dir=folder))
+        try:
+            drawn, details = draw(file, name, scratch)
+            finals = {path: folder / path.name for path in drawn}
+            missing = [path for path, final in finals.items() if not final.exists()]
+            for path in finals.keys() - set(missing):
+                if checksum.sha256(path) != checksum.sha256(finals[path]):
+                    raise _taken(finals[path])
+            for path in missing:
+                place.publish(path, finals[path])
+        finally:
+            shutil.rmtree(scratch)
+        outputs = tuple(str(final) for final in finals.values())
+        return Result(names.printable(str(file)), "made" if missing else "present", outputs, details=details)
 
-def _draw(
-    file: Path,
-    name: Name,
-    folder: Path,
-    processes: int,
-    thresholds: HealthThresholds,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[tuple[Path, ...], dict[str, Any]]:
-    """Draw one file into a folder; the pictures, and what is worth telling of them."""
-    if name.kind is Kind.RAWACF:
-        picture = folder / names.quicklook_of(name).text
-        rawacf_quicklook.quicklook(file, name, picture)
-        return (picture,), {}
-    drawn = antennas_iq.plot(file, name, folder, processes=processes, thresholds=thresholds, progress=progress)
-    not_good = {str(health.antenna): health.state.value for health in drawn.health if health.state != "good"}
-    return drawn.paths, {"records": drawn.records, "sequences": drawn.sequences, "antennas": not_good}
+    return _attempt(file, work)
 
 
 def _taken(final: Path) -> BadFile:

@@ -23,16 +23,16 @@ from dataflow.lib import command
 from dataflow.lib.errors import BadFile, TryLater
 
 Job: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
+Crew: TypeAlias = Callable[[Iterable[Job]], Iterator[Any]]
+"""Has a crew do jobs; gives the results in the order of the jobs, and ends with the error of the first one that fails."""
 _Process: TypeAlias = subprocess.Popen[bytes]
 
 _PACKAGES = Path(__file__).parents[2]
 
 
 @contextmanager
-def crew(size: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Any]]]:
-    """Start ``size`` workers; the function that is yielded has them do jobs and gives the results in the order of the jobs.
-
-    The first job that fails ends the iteration with its error; the workers end with the block.
+def crew(size: int) -> Iterator[Crew]:
+    """Start ``size`` workers, which end with the block; the place of one that dies is filled for the jobs to come.
 
     Raises:
         BadFile: a job raised it, or a worker crashed on it.
@@ -41,9 +41,15 @@ def crew(size: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Any]]]:
     workers: list[_Process] = []
     idle: SimpleQueue[_Process] = SimpleQueue()
 
+    def hire() -> _Process:
+        workers.append(_start())
+        return workers[-1]
+
     def ask(job: Job) -> Any:
         worker = idle.get()
         try:
+            if worker.poll() is not None:
+                worker = hire()
             return _exchange(worker, job)
         finally:
             idle.put(worker)
@@ -51,10 +57,10 @@ def crew(size: int) -> Iterator[Callable[[Iterable[Job]], Iterator[Any]]]:
     with ThreadPoolExecutor(size) as threads:
         try:
             for _ in range(size):
-                workers.append(_start())
-                idle.put(workers[-1])
+                idle.put(hire())
             yield lambda jobs: threads.map(ask, jobs)
         finally:
+            threads.shutdown(wait=False, cancel_futures=True)
             for worker in workers:
                 _dismiss(worker)
 

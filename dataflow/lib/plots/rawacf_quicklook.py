@@ -17,7 +17,7 @@ from PIL import Image
 
 from dataflow.lib import borealis, checksum, place
 from dataflow.lib.borealis import Field, Record
-from dataflow.lib.crew import crew
+from dataflow.lib.crew import Crew
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.names import Kind, Name
 from dataflow.lib.plots.axes import amount_text, draw_pauses, experiment_text, span_text, ticks
@@ -70,10 +70,10 @@ class Look:
         return len(self.sequences)
 
 
-def quicklook(source: Path, name: Name, target: Path) -> None:
+def quicklook(source: Path, name: Name, target: Path, crew: Crew) -> None:
     """Draw the rawacf file ``source``, whose name is ``name``, into the PNG ``target``, replaced if it exists.
 
-    It is read and drawn in a worker process: what a damaged file does to a library ends that and not the caller.
+    One of a crew reads and draws it: what a damaged file does to a library ends that worker and not the caller.
 
     Raises:
         BadFile: not a rawacf of Borealis v1, or one that cannot be read; the record and the field are named.
@@ -83,8 +83,7 @@ def quicklook(source: Path, name: Name, target: Path) -> None:
         raise BadFile("not a rawacf", f"{name.text} is not a rawacf file: it has no quick-look")
     part = place.part_of(target)
     try:
-        with crew(1) as side_by_side:
-            next(side_by_side([(draw, (source, part))]))
+        next(crew([(draw, (source, part))]))
         part.replace(target)
         checksum.sync_folder(target.parent)
     except OSError as error:
