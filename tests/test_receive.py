@@ -13,7 +13,7 @@ import pytest
 from loopback import Machines, Run
 from step_cases import at, bytes_of, entry_of, made, put, site_data, to_convert
 
-from dataflow.lib import custody, flag, names
+from dataflow.lib import custody, flag, names, transfer
 from dataflow.lib.checksum import sha256
 from dataflow.lib.context import utc_now
 from dataflow.lib.flag import Entry, Flag
@@ -74,6 +74,16 @@ def test_what_a_sender_says_of_its_records_is_not_believed(machines: Machines) -
     assert answers(machines.receive("flag", document.encode()))[0]["outcome"] == "done"
     ((_, kept),) = flag.read_folder(custody.flags_folder(machines.here("campus")))
     assert kept.files[0].records is None and kept.files[0].cpids is None
+
+
+def test_partials_that_nobody_resumes_are_removed(machines: Machines) -> None:
+    """The one of a file that lies here is of no use; one that may be resumed stays, however old the radar's file is."""
+    accept(machines, entry_of(arrive(machines)))
+    partials = machines.here("campus").folder("incoming") / transfer.PARTIALS
+    useless = put(partials / NAME, b"a raw", at(0))
+    resumed = put(partials / NAME.replace(".sas.0.", ".sas.1."), b"a raw", at(0))
+    accept(machines)
+    assert not useless.exists() and resumed.exists()
 
 
 def test_file_sent_again_is_a_duplicate_wherever_it_has_come_to(machines: Machines) -> None:

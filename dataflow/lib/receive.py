@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import dataflow
-from dataflow.lib import alert, checksum, copy, custody, flag, names, place, quarantine
+from dataflow.lib import alert, checksum, copy, custody, flag, names, place, quarantine, transfer
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, Exit, TryLater
 from dataflow.lib.flag import Entry
@@ -66,7 +66,7 @@ def _hello(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
 
 def _accept(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
     manifest = flag.entries(content)
-    _remove_stale_partials(ctx.folder("incoming"))
+    _remove_useless_partials(ctx)
     for start in range(0, len(manifest), ACCEPT_AT_ONCE):
         yield _accept_some(ctx, sender, manifest[start : start + ACCEPT_AT_ONCE])
 
@@ -258,9 +258,22 @@ def _same_stamp(source: Path, final: Path) -> bool:
         return False
 
 
-def _remove_stale_partials(incoming: Path) -> None:
-    """What a killed rsync leaves behind (hidden temporary files) goes after a week; a resumed one would be done by then."""
+def _remove_useless_partials(ctx: Context) -> None:
+    """Remove what broken transfers left in ``incoming`` and nobody will resume.
+
+    A hidden temporary file goes after a week; a resumed transfer would be done by then. So does a partial, and at once when
+    its file lies here: the rsync of a lost connection may notice only after the next try is done, and keeps what it had.
+    """
     horizon = time.time() - _STALE_PARTIAL_S
-    for path in incoming.glob(".*.??????"):
+    for path in ctx.folder("incoming").glob(".*.??????"):
         if place.is_regular(path) and path.stat().st_mtime < horizon:
             path.unlink(missing_ok=True)
+    for path in place.scan(ctx.folder("incoming") / transfer.PARTIALS):
+        if place.is_regular(path) and (path.stat().st_ctime < horizon or _lies_here(ctx, path.name)):
+            path.unlink(missing_ok=True)
+
+
+def _lies_here(ctx: Context, text: str) -> bool:
+    name = names.parse(text)
+    places = (ctx.folder(key, name.time, name.camera or "") for key in ctx.here.host.passed) if name else ()
+    return any((folder / text).exists() for folder in places)
