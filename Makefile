@@ -3,6 +3,7 @@
 #   make demo                             the whole chain on this computer, with real files, rsync and SSH
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
+#   make soak   [BLOCKS=500] [SEED=...]   as root: many blocks through the whole chain while it is cut, killed and filled up; hours
 #   make bench                            the measurements of bench/, which write docs/performance.md
 #   make check  [HOST=... RADAR=...]      check config.yaml; with HOST and RADAR this machine too
 #   make install HOST=... RADAR=...       as root: the program for one host into /opt/dataflow, its configuration and its unit
@@ -13,11 +14,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench check install units demo-programs test-programs
+.PHONY: help demo test lint soak bench check install units demo-programs test-programs
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
 DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
+DISK_PROGRAMS := mkfs.ext4 mount umount
+BLOCKS := 500
 BENCH_PROGRAMS := bzip2
 READY := .venv/ready
 
@@ -35,6 +38,10 @@ lint: test-programs $(READY)
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	shellcheck -x $(SHELL_FILES)
+
+soak: demo-programs $(READY)
+	@tools/system-packages $(DISK_PROGRAMS)
+	.venv/bin/python -m soak --blocks $(BLOCKS) $(if $(SEED),--seed $(SEED))
 
 bench: demo-programs $(READY)
 	@tools/system-packages $(BENCH_PROGRAMS)
@@ -54,7 +61,7 @@ demo-programs:
 	@tools/system-packages $(DEMO_PROGRAMS)
 
 test-programs:
-	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) shellcheck systemd-analyze fusermount3
+	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(DISK_PROGRAMS) shellcheck systemd-analyze fusermount3
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml

@@ -95,6 +95,7 @@ def _final_places(config: Config, radar: str, name: Name, fed: Fed) -> Iterator[
         return
     yield borealis("backup") / name.text
     yield campus("archive_hdf5", name.time) / name.text
+    yield campus("plots_archive", name.time) / names.quicklook_of(name).text
     yield from _places_of_dmap(config, radar, names.dmap_of(name), fed)
 
 
