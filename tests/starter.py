@@ -11,8 +11,12 @@ What happens to a command while it works is told by the file in $STARTER_PLAN, i
     kill_at        SIGKILL before the N-th change. Changes are creations, renames, links and removals below `below`,
                    and starts of programs
     killed         a file that is made just before the kill
-    change         a file that gets one byte more, once: when its first piece has been read, or when the program `when`
-                   is started
+    do             a program that is run before that change, instead of the kill
+    at             [event, path, program]: a program that is run once, just before a file whose path ends so is opened to be
+                   read or written (event `read` or `write`), or, with a word in place of the path, before a program is
+                   started (`start`) that has it among its words
+    change         a file that changes once: when its first piece has been read, or when the program `when` is started;
+                   `how` it changes: `append` (one byte more), `truncate` (half is gone), `replace` (by another of its size)
 
 $STARTER_WITH names a module whose ``begin(argv)`` is called in the process of each command before it works.
 """
@@ -167,13 +171,17 @@ def _follow(plan: dict) -> None:
     def hook(event: str, arguments: tuple) -> None:
         nonlocal counted
         if event == "subprocess.Popen" and change and change["when"] in map(str, arguments[1]):
-            _grow(change)
+            _change(change)
+        if "at" in plan and _is_moment(event, arguments, *plan["at"][:2]):
+            subprocess.run(plan.pop("at")[2], check=True)
         if "below" in plan and _is_change(event, arguments, plan["below"]):
             counted += 1
             if counted == plan["kill_at"]:
                 plan["below"] = "\0"
                 open(plan["killed"], "w").close()
-                os.kill(os.getpid(), signal.SIGKILL)
+                if "do" not in plan:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                subprocess.run(plan["do"], check=False, stderr=subprocess.DEVNULL)
 
     if plan:
         sys.addaudithook(hook)
@@ -190,6 +198,14 @@ def _is_change(event: str, arguments: tuple, below: str) -> bool:
     return event in CHANGES and os.fsdecode(arguments[CHANGES[event]]).startswith(below)
 
 
+def _is_moment(event: str, arguments: tuple, what: str, where: str) -> bool:
+    if what == "start":
+        return event == "subprocess.Popen" and where in map(str, arguments[1])
+    if event != "open" or not isinstance(arguments[0], (str, bytes)) or not os.fsdecode(arguments[0]).endswith(where):
+        return False
+    return bool(arguments[2] & os.O_ACCMODE) is (what == "write")
+
+
 def _change_while_read(change: dict) -> None:
     from dataflow.lib import checksum
 
@@ -199,17 +215,27 @@ def _change_while_read(change: dict) -> None:
         for piece in pieces(descriptor):
             yield piece
             if os.readlink(f"/proc/self/fd/{descriptor}") == change["when"]:
-                _grow(change)
+                _change(change)
 
     checksum.chunks = chunks
 
 
-def _grow(change: dict) -> None:
-    if not change.pop("done", False):
-        change["done"] = True
-        with open(change["file"], "ab") as file:
-            file.write(b"!")
+def _change(change: dict) -> None:
+    if change.get("done"):
+        return
     change["done"] = True
+    file, how = change["file"], change.get("how", "append")
+    if how == "truncate":
+        os.truncate(file, os.path.getsize(file) // 2)
+    elif how == "replace":
+        other, status = f"{file}.other", os.stat(file)
+        with open(other, "wb") as stream:
+            stream.write(b"!" * status.st_size)
+        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+        os.rename(other, file)
+    else:
+        with open(file, "ab") as stream:
+            stream.write(b"!")
 
 
 def _ask(what: str, address: str, argv: list[str]) -> int:
