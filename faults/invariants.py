@@ -93,6 +93,9 @@ def _final_places(config: Config, radar: str, name: Name, fed: Fed) -> Iterator[
             yield campus("plots_archive", name.time) / names.plot_of(name, antenna, *PICTURE_SAMPLES).text
         yield campus("plots_archive", name.time) / names.contact_sheet_of(name).text
         return
+    if name.kind is Kind.PHOTO:
+        yield campus("photos", name.time, name.camera or "") / name.text
+        return
     yield borealis("backup") / name.text
     yield campus("archive_hdf5", name.time) / name.text
     yield campus("plots_archive", name.time) / names.quicklook_of(name).text

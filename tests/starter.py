@@ -107,7 +107,9 @@ def _serve(address: str) -> None:
 def _attend(line: socket.socket) -> None:
     """Run one command in a process of its own and tell how it ended."""
     _, streams, _, _ = socket.recv_fds(line, 1, 4)
-    request = json.loads(line.makefile("rb").readline())
+    if not (asked := line.makefile("rb").readline()):
+        return  # who asked was killed
+    request = json.loads(asked)
     lock = request["environment"].get(LOCK_VARIABLE)
     worker = os.fork()
     if worker == 0:

@@ -1,0 +1,120 @@
+"""A cell: machines of its own below one folder in memory, in which every process is watched and may be killed at any call.
+
+The machines are those of the tests (``tests/loopback.py``), the shipped configuration over real sshd and rsync. What the
+receiving end of a link starts is watched too: a forced command in ``authorized_keys`` hands the preload to each session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import loopback
+import starter
+from loopback import Machines, Room
+
+from dataflow.demo import machines as demo_machines
+from faults import control
+from faults.control import Control
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+IN_MEMORY = Path("/dev/shm")
+WITHOUT_LIMITS = (
+    *loopback.QUICK[:1],
+    "plots.processes=2",
+    "campus.conversion_processes=2",
+    "ssh.idle_close_s=30",
+    "ssh.max_new_connections_per_minute=1000000",
+)
+"""As the other tests, but with workers where there are any, and with as many connections as there are kills."""
+
+
+@dataclass(slots=True)
+class Cell:
+    """``machines`` and the ``control`` of all that runs on them; ``temporary`` is their /tmp."""
+
+    machines: Machines
+    control: Control
+    temporary: Path
+
+    def renew(self) -> Machines:
+        """New machines in place of the old ones, with nothing on them but their markers."""
+        old = self.machines
+        self._rest()
+        shutil.rmtree(old.root)
+        shutil.rmtree(saved_of(old.root), ignore_errors=True)
+        self.machines = _machines(old.room, old.root, old.config.overrides, old.environment)
+        return self.machines
+
+    def restore(self, saved: Path) -> None:
+        """Be again as when it was saved, with nobody running and no connection."""
+        self._rest()
+        self.machines.restore(saved)
+
+    def _rest(self) -> None:
+        self.control.off()
+        self.control.wait_until_quiet()
+        self.control.end_connections()
+        shutil.rmtree(self.temporary)
+        self.temporary.mkdir()
+
+
+@contextlib.contextmanager
+def made(code: Path = REPOSITORY, overrides: Sequence[str] = ()) -> Iterator[Cell]:
+    """A cell whose commands run the package below ``code``."""
+    memory = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", dir=memory)))
+        root, temporary = folder / "machines", folder / "t"
+        temporary.mkdir()
+        watch = Control(folder / "control", folder)
+        watching = {"LD_PRELOAD": str(control.compiled(folder)), "FAULTS_CONTROL": str(watch.file)}
+        running = stack.enter_context(demo_machines.running(folder / "m", loopback.RADARS, WITHOUT_LIMITS, code / "config.yaml"))
+        _watch_sessions(folder / "m" / ".machines", watching)
+        search = os.pathsep.join(map(str, (code, REPOSITORY)))
+        with _environment({**watching, "FAULTS_SERVER": "1", "PYTHONPATH": search}):
+            address = stack.enter_context(starter.running(folder / "s"))
+        own = {**watching, "TMPDIR": str(temporary), "PYTHONPATH": search, starter.WITH_VARIABLE: "faults.forks"}
+        machines = _machines(Room(running.config.overrides, address, running), root, overrides, own)
+        stack.callback(watch.end_connections)
+        stack.callback(watch.wait_until_quiet)
+        yield Cell(machines, watch, temporary)
+
+
+def _machines(room: Room, root: Path, overrides: Sequence[str], environment: dict[str, str]) -> Machines:
+    machines = Machines(room, root, overrides)
+    machines.environment |= environment
+    starter.write_client(machines.command, room.starter, machines.environment)
+    return machines
+
+
+def saved_of(root: Path) -> Path:
+    """Where ``Machines.save`` puts its copy."""
+    return root.with_name(root.name + ".saved")
+
+
+def _watch_sessions(secrets: Path, watching: dict[str, str]) -> None:
+    """Let every session of the sshds begin with the preload, and as the far side."""
+    script = secrets / "session"
+    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in {**watching, "FAULTS_SIDE": "far"}.items())
+    script.write_text(f'#!/bin/sh\n{exports}exec sh -c "$SSH_ORIGINAL_COMMAND"\n')
+    script.chmod(0o755)
+    keys = secrets / "authorized_keys"
+    keys.write_text(f'command="{script}" {keys.read_text()}')
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
