@@ -25,8 +25,13 @@ def healthy(rng: np.random.Generator, records: int = 240) -> np.ndarray:
 
 def states(medians: np.ndarray, main=MAIN, thresholds: HealthThresholds | None = None) -> dict[int, State]:
     """Those antennas that are not good."""
-    found = judge(medians, tuple(range(len(medians))), main, thresholds or HealthThresholds())
+    found = judge(medians, eight(medians), tuple(range(len(medians))), main, thresholds or HealthThresholds())
     return {each.antenna: each.state for each in found if each.state is not State.GOOD}
+
+
+def eight(medians: np.ndarray) -> np.ndarray:
+    """The number of sequences in each record of a radar that averages for three seconds."""
+    return np.full(medians.shape[1], 8)
 
 
 def decibels(values: float | np.ndarray) -> np.ndarray:
@@ -61,15 +66,25 @@ def test_the_faults_of_the_simulator_are_found_in_its_files(tmp_path, kind):
     path = simulated(tmp_path, records=12, faults=[parse_fault(f"antenna=7:{kind}")])
     found = samples.survey(path)
     whole = samples.read(path, samples.spans(found, 12)[0], 20, found.total_sequences)
-    health = judge(whole.medians, found.antennas, found.main, HealthThresholds())
+    health = judge(whole.medians, found.sequences, found.antennas, found.main, HealthThresholds())
     assert {each.antenna: each.state for each in health if each.state is not State.GOOD} == {7: kind}
+
+
+@pytest.mark.parametrize(("records", "sequences"), [(1, 1), (5, 1), (12, 1), (12, 2), (40, 1)])
+def test_short_files_of_few_sequences_are_no_drift(records, sequences):
+    """The median of a few dozen samples of noise scatters by more than a decibel; with many antennas, one always by three."""
+    rng = np.random.default_rng(records)
+    for _ in range(200):
+        power = rng.exponential(1e4, (20, records, sequences * samples.SAMPLES))
+        found = judge(np.median(power, axis=2), np.full(records, sequences), ALL, MAIN, HealthThresholds())
+        assert all(each.state is State.GOOD for each in found)
 
 
 def test_a_silent_antenna_is_dead_even_if_all_are():
     assert states(np.zeros((20, 4))) == dict.fromkeys(ALL, State.DEAD)
     medians = healthy(np.random.default_rng(1))
     medians[3], medians[4] = 0, np.nan
-    found = judge(medians, ALL, MAIN, HealthThresholds())
+    found = judge(medians, eight(medians), ALL, MAIN, HealthThresholds())
     assert [found[3].state, found[4].state] == [State.DEAD] * 2
     assert found[3].median_db == found[4].median_db == NOTHING_DB
     assert all(each.state is State.GOOD for each in found if each.antenna not in (3, 4))
@@ -113,6 +128,6 @@ def test_the_numbers_say_how_far():
     medians = np.ones((20, 24)) * decibels(40)
     medians[2] = decibels(43)
     medians[9, :12] = decibels(38)
-    found = judge(medians, ALL, MAIN, HealthThresholds())
+    found = judge(medians, eight(medians), ALL, MAIN, HealthThresholds())
     assert (found[2].median_db, found[2].distance_db, found[2].drift_db) == (43, 3, 0)
     assert found[9].drift_db == 2

@@ -84,7 +84,7 @@ def plot(
         spans = samples.spans(found, RECORDS_PER_JOB)
         reading = side_by_side((samples.read, (source, span, len(found.antennas), found.total_sequences)) for span in spans)
         whole = samples.join((counted(part, part.medians.shape[1]) for part in reading), found)
-        health = judge(whole.medians, found.antennas, found.main, thresholds)
+        health = judge(whole.medians, found.sequences, found.antennas, found.main, thresholds)
         pairs = [_pair(name, folder, antenna) for antenna in found.antennas]
         sheet = folder / names.contact_sheet_of(name).text
         drawing = side_by_side(
