@@ -197,6 +197,22 @@ def put_flag(here: Here, sender: str, entries: Sequence[Entry] = ()) -> Path:
     return folder / flag.write(folder, here.radar, sender, "test", entries, now).file_name
 
 
+def sshds_of(chain: Running, machine: str) -> tuple[int, list[int]]:
+    """The process that listens for a machine, and those that hold its connections."""
+    configured = os.fsencode(chain.root / ".machines" / f"{machine}.sshd_config")
+    titles = {int(path.name): title_of(path) for path in Path("/proc").glob("[0-9]*")}
+    (listener,) = (pid for pid, title in titles.items() if configured in title and b"[listener]" in title)
+    return listener, children_of(listener)
+
+
+def title_of(process: Path) -> bytes:
+    """The command line of a process as it shows it; empty when it has ended."""
+    try:
+        return (process / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def children_of(pid: int) -> list[int]:
     """The processes that a process has started and not yet waited for."""
     try:

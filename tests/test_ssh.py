@@ -135,7 +135,7 @@ def test_a_peer_that_hangs_is_noticed_though_the_master_lives(chain: Running, mo
     loaded = chain.machines.config
     link = ssh.connect(context_of(loaded), "campus")
     monkeypatch.setattr(ssh, "HELLO_TIMEOUT_S", 6.0)
-    stopped = sessions_of(chain, "campus")
+    _, stopped = running_chain.sshds_of(chain, "campus")
     assert stopped
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -149,20 +149,6 @@ def test_a_peer_that_hangs_is_noticed_though_the_master_lives(chain: Running, mo
         for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def sessions_of(chain: Running, machine: str) -> list[int]:
-    """The processes of an sshd that hold its connections."""
-    mine = os.fsencode(chain.root / ".machines" / f"{machine}.sshd_config")
-    table = {int(path.name): path for path in Path("/proc").glob("[0-9]*")}
-    parents = {}
-    listeners = []
-    for pid, path in table.items():
-        with contextlib.suppress(OSError):
-            parents[pid] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if mine in (path / "cmdline").read_bytes():
-                listeners.append(pid)
-    return [pid for pid, parent in parents.items() if parent in listeners]
 
 
 def test_a_machine_that_is_mute_is_given_up(chain: Running) -> None:
