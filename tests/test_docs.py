@@ -31,8 +31,8 @@ STEPS = (REPOSITORY / "docs" / "steps.md").read_text()
 OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text()
 DESIGN = (REPOSITORY / "docs" / "design.md").read_text()
 MODULES = sorted((REPOSITORY / "dataflow").rglob("*.py"))
-NEVER_QUARANTINED = {"too long", "unreadable flag", "unknown name", "not antennas_iq"}
-"""Kinds of BadFile that no file in a chain can have: flags are set aside, and the two others are skipped there."""
+NEVER_QUARANTINED = {"too long", "unknown name", "not antennas_iq"}
+"""Kinds of BadFile that no file in a chain can have: requests are refused, and the two others are skipped there."""
 
 
 def spans(page: Path) -> Iterator[str]:

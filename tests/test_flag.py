@@ -38,7 +38,9 @@ JSON = st.recursive(
 
 
 def document(**changes):
-    return {**json.loads(FLAG.encode()), **changes}
+    """The flag as somebody else's program could have written it, without the checksum."""
+    plain = {key: value for key, value in json.loads(FLAG.encode()).items() if key != flag.CRC32}
+    return {**plain, **changes}
 
 
 @given(st.lists(ENTRIES, max_size=4))
@@ -51,7 +53,7 @@ def test_what_is_encoded_is_decoded_again(entries):
 def test_the_form_of_a_flag_is_the_contract():
     assert json.loads(FLAG.encode()) == {
         "v": 1, "id": "20261101T140000.000005Z", "radar": "sas", "from": "site-linux", "sent": "2026-11-01T14:00:00.000005Z",
-        "run": "run-1", "files": [{"name": ENTRY.name, "size": 12, "sha256": SHA256}],
+        "run": "run-1", "files": [{"name": ENTRY.name, "size": 12, "sha256": SHA256}], "crc32": 2053986620,
     }  # fmt: skip
     assert FLAG.file_name == "20261101T140000.000005Z.sas.site-linux.flag"
     assert flag.is_flag_name(FLAG.file_name)
@@ -142,6 +144,22 @@ def test_any_damage_is_a_flag_or_refused(damage, where):
         flag.decode(content[:where] + damage + content[where + len(damage) :])
     except BadFile:
         pass
+
+
+def test_one_bit_that_a_disk_turns_is_found():
+    """Wherever it is: a flag with another hash, size or name of a file would let good files look damaged."""
+    content = FLAG.encode()
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            assert flag.decode(bytes(damaged)) == FLAG, f"bit {bit} makes {damaged}"
+        except BadFile as error:
+            assert error.kind in ("unreadable flag", "newer flag")
+
+
+def test_a_flag_without_checksum_is_read():
+    assert flag.decode(json.dumps(document()).encode()) == FLAG
 
 
 def test_a_manifest_is_read_like_a_flag():

@@ -1,4 +1,4 @@
-"""The soak in its short form: blocks at speed through the whole chain, while links are cut, processes killed and disks filled up."""
+"""The soak in its short form: blocks at speed through the whole chain, while links are cut, processes killed, disks filled."""
 
 from __future__ import annotations
 

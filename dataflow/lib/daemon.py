@@ -114,16 +114,16 @@ class Chain:
         """Keep the manifest of each flag that came in; returns those that may be closed after the run."""
         place.make_own_folder(open_folder(self.ctx.here))
         taken = []
-        for path in place.scan(flags_folder(self.ctx.here)):
+        for path in place.scan(open_folder(self.ctx.here)) + place.scan(flags_folder(self.ctx.here)):
             try:
                 if self._keep_manifest(path):
                     taken.append(path)
             except OSError as error:
                 self.ctx.say(f"the flag {path.name} stays where it is and is taken with the next run: {error}")
-        return taken
+        return [path for path in taken if path.parent == flags_folder(self.ctx.here)]
 
     def _keep_manifest(self, path: Path) -> bool:
-        """Keep the manifest of one flag; False when it cannot be read and was set aside."""
+        """Keep the manifest of one flag; False when it cannot be read, also not any more, and was set aside."""
         try:
             found = flag.read(path)
         except BadFile as error:
@@ -135,7 +135,7 @@ class Chain:
         return True
 
     def _set_aside(self, path: Path, error: BadFile) -> None:
-        aside = path.parent / "unreadable" / path.name
+        aside = flags_folder(self.ctx.here) / "unreadable" / path.name
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)
         message = (

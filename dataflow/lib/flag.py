@@ -3,13 +3,15 @@
 ``<YYYYMMDDTHHMMSS.ffffffZ>.<radar>.<from host>.flag``, JSON:
 ``{"v":1,"id","radar","from","sent","run","files":[{"name","size","sha256"}]}``. An entry may also tell what was made of
 what (``parent``, ``by``, ``content_sha256``) and what a strict reading found (``records``, ``cpids``). Readers ignore keys
-that they do not know; a flag of a higher ``v`` is set aside.
+that they do not know; a flag of a higher ``v`` is set aside, and so is one that does not match its own ``crc32``: a disk that
+turned one bit of a hash in it would let a good file look damaged. Flags without ``crc32`` are read as well.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +23,8 @@ from dataflow.lib.errors import BadFile
 from dataflow.lib.summary import moment, timestamp
 
 VERSION = 1
+CRC32 = "crc32"
+"""The key of the CRC-32 (of ISO 3309, as zlib has it) of the flag's JSON without this key, keys in order, no spaces."""
 _FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z\.[a-z]{3}\.[a-z][a-z0-9_-]{0,40}\.flag", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OPTIONAL: dict[str, type[Any]] = {"parent": str, "by": str, "content_sha256": str, "records": int, "cpids": list}
@@ -64,7 +68,8 @@ class Flag:
     def encode(self) -> bytes:
         """The flag as JSON, one line."""
         document = {"v": VERSION, "id": self.id, "radar": self.radar, "from": self.sender, "sent": self.sent, "run": self.run}
-        return json.dumps({**document, "files": [entry.document() for entry in self.files]}).encode("ascii") + b"\n"
+        document |= {"files": [entry.document() for entry in self.files]}
+        return json.dumps({**document, CRC32: _crc32(document)}).encode("ascii") + b"\n"
 
 
 def is_flag_name(name: str) -> bool:
@@ -144,9 +149,12 @@ def _read(content: bytes, what: str) -> tuple[dict[str, Any], tuple[Entry, ...]]
     """The JSON of a flag or manifest that this dataflow can read, and its entries."""
     try:
         document = _typed(json.loads(content), dict)
+        told = document.pop(CRC32, None)
         version = _typed(document["v"], int)
         if version > VERSION:
             raise BadFile(f"newer {what}", f"the {what} is of version {version}; this dataflow reads up to {VERSION}: upgrade it")
+        if told not in (None, _crc32(document)):
+            raise ValueError("it does not match its own checksum: damaged on a disk?")
         return document, tuple(_entry(_typed(item, dict)) for item in _typed(document["files"], list))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFile(f"unreadable {what}", f"the {what} cannot be read: {type(error).__name__}: {error}") from error
@@ -163,6 +171,10 @@ def _entry(item: dict[str, Any]) -> Entry:
     if size < 0 or not _SHA256.fullmatch(sha256):
         raise ValueError(f"no size and SHA-256 for {name!r}")
     return Entry(name, size, sha256, **optional)
+
+
+def _crc32(document: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii"))
 
 
 def _typed(value: Any, kind: type[T]) -> T:

@@ -63,6 +63,7 @@ def admit(here: Here, source: Path, kind: str, message: str, step: str, now: dat
     place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(reason), indent=1).encode() + b"\n")
     copy.add_name(here, source, final, digest)
     checksum.sync_folder(folder)
+    place.check_root(here, here.root_of("quarantine"))  # unmounted meanwhile, the file lies below the mount point
     return final
 
 

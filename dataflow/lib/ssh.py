@@ -226,8 +226,9 @@ def _spend(ctx: Context, there: Here) -> None:
         if len(spent) >= limit:
             wait_s = 60 - now + spent[0]
             raise HostDown(f"{limit} new connections a minute to {there.machine.address} are used up; the next in {wait_s:.0f} s")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps([*spent, now]).encode(), 0)
+        content = json.dumps([*spent, now]).encode()
+        os.pwrite(descriptor, content, 0)  # not emptied before: a full disk must not forget what was spent
+        os.ftruncate(descriptor, len(content))
     finally:
         os.close(descriptor)
 
