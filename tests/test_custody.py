@@ -175,6 +175,19 @@ def test_the_last_record_of_a_file_counts(ctx, campus):
     assert ctx.custody.close_finished() == [] and manifests(ctx) == 0
 
 
+def test_an_arrival_that_came_to_nothing_leaves_no_manifest_open(ctx, campus):
+    """A broken link: one try brings half of the file, the next all of it, and an answer that nobody hears comes last."""
+    arrival = campus.context("campus", step="receive")
+    record(arrival, NAME, "kept", action="damaged")
+    ctx.custody.admit([ENTRY], "site-linux")
+    record(arrival, NAME, "done", action="received")
+    record(ctx, NAME, "done", action="converted")
+    ctx.clock.advance(1)
+    record(arrival, NAME, "kept", action="missing")
+    age(ctx)
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 0
+
+
 def test_a_file_that_is_gone_without_a_record_is_reported(ctx):
     ctx.custody.admit([ENTRY, Entry(OTHER, 1, "e" * 64)], "site-linux")
     put(ctx.here, "holding", OTHER)

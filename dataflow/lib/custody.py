@@ -17,7 +17,7 @@ from dataflow.lib.config import Here
 from dataflow.lib.errors import TryLater
 from dataflow.lib.flag import Entry, Flag
 from dataflow.lib.names import Name
-from dataflow.lib.summary import SummaryLog
+from dataflow.lib.summary import Record, SummaryLog
 
 ADOPTED = "adopted"
 FINISHED = ("done", "quarantined")
@@ -156,13 +156,18 @@ def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -
 
 
 def _finished(here: Here, since: date) -> dict[str, bool]:
-    """Whether each step that told of a name since a day has finished it too; what `receive` puts into a folder is only begun.
+    """Whether each step that told of a name since a day has finished it too.
 
     In whatever order: the clock may have been set back between a step's first try and its last.
     """
     told: dict[str, dict[str, bool]] = {}
     for record in summary.records(summary.own_files(here, since)):
-        if record["event"] == "file" and record["outcome"] != "skipped" and record.get("action") != "received":
+        if record["event"] == "file" and record["outcome"] != "skipped" and not _is_of_an_arrival(record):
             steps = told.setdefault(Path(str(record["file"])).name, {})
             steps[record["step"]] = steps.get(record["step"], False) or record["outcome"] in FINISHED
     return {name: all(steps.values()) for name, steps in told.items()}
+
+
+def _is_of_an_arrival(record: Record) -> bool:
+    """True when `receive` tells only how a file came: it was put into a folder and is begun, or this try brought it not whole."""
+    return record.get("action") == "received" or (record["step"] == "receive" and record["outcome"] == "kept")
