@@ -3,6 +3,7 @@
 #   make demo                             the whole chain on this computer, with real files, rsync and SSH
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
+#   make faults                           every step and every daemon, killed at every call that changes files or the network; an hour
 #   make soak   [BLOCKS=500] [SEED=...]   as root: many blocks through the whole chain while it is cut, killed and filled up; hours
 #   make bench                            the measurements of bench/, which write docs/performance.md
 #   make check  [HOST=... RADAR=...]      check config.yaml; with HOST and RADAR this machine too
@@ -14,12 +15,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint soak bench check install units demo-programs test-programs
+.PHONY: help demo test lint faults soak bench check install units demo-programs test-programs
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
 DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
 DISK_PROGRAMS := mkfs.ext4 mount umount
+FAULTS_PROGRAMS := gcc
 BLOCKS := 500
 BENCH_PROGRAMS := bzip2
 READY := .venv/ready
@@ -38,6 +40,10 @@ lint: test-programs $(READY)
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	shellcheck -x $(SHELL_FILES)
+
+faults: demo-programs $(READY)
+	@tools/system-packages $(FAULTS_PROGRAMS)
+	.venv/bin/python -m faults
 
 soak: demo-programs $(READY)
 	@tools/system-packages $(DISK_PROGRAMS)
@@ -61,7 +67,7 @@ demo-programs:
 	@tools/system-packages $(DEMO_PROGRAMS)
 
 test-programs:
-	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(DISK_PROGRAMS) shellcheck systemd-analyze fusermount3
+	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(FAULTS_PROGRAMS) $(DISK_PROGRAMS) shellcheck systemd-analyze fusermount3
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml

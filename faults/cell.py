@@ -11,7 +11,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,17 +45,28 @@ class Cell:
 
     def renew(self) -> Machines:
         """New machines in place of the old ones, with nothing on them but their markers."""
-        old = self.machines
-        self._rest()
-        shutil.rmtree(old.root)
-        shutil.rmtree(saved_of(old.root), ignore_errors=True)
-        self.machines = _machines(old.room, old.root, old.config.overrides, old.environment)
-        return self.machines
+        return self._begin(self.machines.room, self.machines.environment)
 
     def restore(self, saved: Path) -> None:
         """Be again as when it was saved, with nobody running and no connection."""
         self._rest()
         self.machines.restore(saved)
+
+    @contextlib.contextmanager
+    def running(self, code: Path) -> Iterator[None]:
+        """Run the package below ``code`` while the block runs."""
+        room, environment = self.machines.room, self.machines.environment
+        with _commands(code, environment) as address:
+            self._begin(Room(room.overrides, address, room.running), {**environment, "PYTHONPATH": _search_path(code)})
+            yield
+            self._begin(room, environment)
+
+    def _begin(self, room: Room, environment: dict[str, str]) -> Machines:
+        self._rest()
+        shutil.rmtree(self.machines.root)
+        shutil.rmtree(saved_of(self.machines.root), ignore_errors=True)
+        self.machines = _machines(room, self.machines.root, environment)
+        return self.machines
 
     def _rest(self) -> None:
         self.control.off()
@@ -66,29 +77,45 @@ class Cell:
 
 
 @contextlib.contextmanager
-def made(code: Path = REPOSITORY, overrides: Sequence[str] = ()) -> Iterator[Cell]:
-    """A cell whose commands run the package below ``code``."""
+def made() -> Iterator[Cell]:
+    """A cell whose commands run this package."""
     memory = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-", dir=memory)))
-        root, temporary = folder / "machines", folder / "t"
+        temporary = folder / "t"
         temporary.mkdir()
         watch = Control(folder / "control", folder)
         watching = {"LD_PRELOAD": str(control.compiled(folder)), "FAULTS_CONTROL": str(watch.file)}
-        running = stack.enter_context(demo_machines.running(folder / "m", loopback.RADARS, WITHOUT_LIMITS, code / "config.yaml"))
+        running = stack.enter_context(
+            demo_machines.running(folder / "m", loopback.RADARS, WITHOUT_LIMITS, REPOSITORY / "config.yaml")
+        )
         _watch_sessions(folder / "m" / ".machines", watching)
-        search = os.pathsep.join(map(str, (code, REPOSITORY)))
-        with _environment({**watching, "FAULTS_SERVER": "1", "PYTHONPATH": search}):
-            address = stack.enter_context(starter.running(folder / "s"))
-        own = {**watching, "TMPDIR": str(temporary), "PYTHONPATH": search, starter.WITH_VARIABLE: "faults.forks"}
-        machines = _machines(Room(running.config.overrides, address, running), root, overrides, own)
+        own = {**watching, "TMPDIR": str(temporary), starter.WITH_VARIABLE: "faults.forks"}
+        address = stack.enter_context(_commands(REPOSITORY, own))
+        own["PYTHONPATH"] = _search_path(REPOSITORY)
+        machines = _machines(Room(running.config.overrides, address, running), folder / "machines", own)
         stack.callback(watch.end_connections)
         stack.callback(watch.wait_until_quiet)
         yield Cell(machines, watch, temporary)
 
 
-def _machines(room: Room, root: Path, overrides: Sequence[str], environment: dict[str, str]) -> Machines:
-    machines = Machines(room, root, overrides)
+@contextlib.contextmanager
+def _commands(code: Path, watching: Mapping[str, str]) -> Iterator[Path]:
+    """A server that starts the commands of the package below ``code``; yields its address."""
+    variables = {key: watching[key] for key in ("LD_PRELOAD", "FAULTS_CONTROL")}
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="s", dir=Path(watching["FAULTS_CONTROL"]).parent))
+        with _environment({**variables, "FAULTS_SERVER": "1", "PYTHONPATH": _search_path(code)}):
+            address = stack.enter_context(starter.running(Path(folder) / "s"))
+        yield address
+
+
+def _search_path(code: Path) -> str:
+    return os.pathsep.join(map(str, (code, REPOSITORY)))
+
+
+def _machines(room: Room, root: Path, environment: dict[str, str]) -> Machines:
+    machines = Machines(room, root)
     machines.environment |= environment
     starter.write_client(machines.command, room.starter, machines.environment)
     return machines

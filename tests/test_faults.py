@@ -1,0 +1,196 @@
+"""Killed anywhere: a selection of what `make faults` does, and proof that it notices when a promise is broken in the code."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from faults import cell, durability, sweep
+from faults.__main__ import SUBJECTS, Result, table
+from faults.cell import Cell
+from faults.control import Point
+from faults.sweep import Prepared
+
+KILLS_OF_A_STEP, KILLS_OF_A_DAEMON = 4, 2
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Cell]:
+    with cell.made() as made:
+        yield made
+
+
+def not_durable(own: Cell, prepared: Prepared) -> list[str]:
+    return durability.breaches(prepared.calls, durability.layout(own.machines), prepared.standing)
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_killed_here_and_there_it_ends_as_if_nothing_had_happened(name: str, own: Cell) -> None:
+    prepared = sweep.prepare(own, SUBJECTS[name])
+    assert not_durable(own, prepared) == []
+    kills = list(sweep.kills(prepared.points))
+    assert len(prepared.points) > 20 and len(kills) > 20
+    wanted = KILLS_OF_A_DAEMON if name.startswith("daemon") else KILLS_OF_A_STEP
+    strikes = [sweep.strike(own, prepared, *kill) for kill in kills[len(kills) // (2 * wanted) :: len(kills) // wanted]]
+    assert [(str(strike.point), strike.how, strike.breaches) for strike in strikes if strike.breaches] == []
+    assert [strike for strike in strikes if strike.was_reached and strike.victims], "one of them at least was a kill"
+
+
+def test_every_process_is_watched_and_every_call_has_its_own_number(own: Cell) -> None:
+    prepared = sweep.prepare(own, SUBJECTS["transfer_cam_photos"])
+    roles = {"run transfer_cam_photos", "send_files", "ssh master", "ssh client", "rsync client", "rsync server"}
+    assert {point.role for point in prepared.points} == roles | {"receive hello", "receive accept"}
+    numbers = [call.number for call in prepared.calls if call.is_point]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert {call.name for call in prepared.calls} >= {"connect", "fsync", "link", "rename", "unlink", "open to write", "write"}
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A promise broken in the code: the texts to replace in a module, which subject shows it, and what catches it.
+
+    ``calls``: what the checker of the recorded calls says. ``kills``: role, call and a part of the path where it is killed, and
+    what is found then.
+    """
+
+    id: str
+    module: str
+    texts: tuple[tuple[str, str], ...]
+    subject: str
+    calls: str = ""
+    kills: tuple[str, str, str, str] | None = None
+
+
+RELEASE = """        for outcome in outcomes:
+            for source in outcome.release:
+                place.release(source)
+"""
+OUTBOX = """        if delivered := [entry for o in outcomes for entry in o.deliver]:
+            flag.write(outbox(ctx.here), ctx.here.radar, ctx.here.host_name, ctx.run, delivered, ctx.clock)
+"""
+RECORDS = """        for outcome in outcomes:
+            self.record(outcome)
+        ctx.log.sync()
+"""
+ASK = '    answer = link.receive("flag", b"".join(path.read_bytes() for path in files), TIMEOUT_S)\n'
+MUTATIONS = (
+    Mutation(
+        id="the bytes are not synced before the file gets its name",
+        module="lib/checksum.py",
+        texts=(("def _sync(descriptor: int) -> None:\n    os.fsync(descriptor)\n", "def _sync(descriptor: int) -> None:\n"),),
+        subject="rsync_to_campus data",
+        calls="synced first: receive accept",
+    ),
+    Mutation(
+        id="the folder is not synced after the file got its name",
+        module="lib/checksum.py",
+        texts=(("    try:\n        os.fsync(descriptor)\n    finally:", "    try:\n        pass\n    finally:"),),
+        subject="rsync_to_nas",
+        calls="name before word: run rsync_to_nas",
+    ),
+    Mutation(
+        id="the source goes before the copy was read back",
+        module="lib/copy.py",
+        texts=(("            _read_back(here, part, final, copied)\n", "            place.own(here, part, here.file_mode)\n"),),
+        subject="rsync_to_nas",
+        calls="was not read back",
+    ),
+    Mutation(
+        id="the source goes before its record",
+        module="lib/ledger.py",
+        texts=((RECORDS + RELEASE, RELEASE + RECORDS),),
+        subject="archive_iq_plots",
+        calls="record before removal: run archive_iq_plots",
+        kills=("run archive_iq_plots", "write", ".jsonl", "is gone without a record"),
+    ),
+    Mutation(
+        id="the source goes before the flag is in the outbox",
+        module="lib/ledger.py",
+        texts=((OUTBOX + RECORDS + RELEASE, RECORDS + RELEASE + OUTBOX),),
+        subject="rsync_to_nas",
+        calls="outbox before removal: run rsync_to_nas",
+        kills=("run rsync_to_nas", "open to write", "outbox/", "in the end outbox of borealis sas is other than it should be"),
+    ),
+    Mutation(
+        id="a flag leaves the outbox before the other side has it",
+        module="site/send_flag.py",
+        texts=(
+            (ASK, "    text = b''.join(path.read_bytes() for path in files)\n    for path in files:\n        path.unlink()\n"
+                  '    answer = link.receive("flag", text, TIMEOUT_S)\n'),
+            ("bytes=path.stat().st_size, ", ""),
+        ),
+        subject="send_flag",
+        calls="copy before removal: run send_flag",
+        kills=("receive flag", "open to write", "flags/", "is nowhere"),
+    ),
+    Mutation(
+        id="a file is written under its final name",
+        module="campus/convert_on_campus.py",
+        texts=(
+            ("    part = place.part_of(final)\n", "    part = final\n"),
+            ("        place.publish(part, final)\n", ""),
+            ("        existing = _existing(ctx, dmap_name)\n", "        existing = None\n"),
+            ("    finally:\n        part.unlink(missing_ok=True)\n", "    finally:\n        pass\n"),
+        ),
+        subject="convert_on_campus",
+        calls="nothing in place: run convert_on_campus",
+        kills=("run convert_on_campus", "write", "sas_data/2", "is there, but not whole"),
+    ),
+    Mutation(
+        id="a file leaves a target's queue before its copy is ready",
+        module="campus/distribute_borealis_data.py",
+        texts=(
+            ("        copy.make_ready(ctx.here, queued, ready, entry.sha256, target.link)\n",
+             "        aside = queued.rename(queued.with_name('.aside'))\n"
+             "        copy.make_ready(ctx.here, aside, ready, entry.sha256, target.link)\n"),
+            ("        queued.unlink()\n", "        aside.unlink()\n"),
+        ),
+        subject="distribute_borealis_data",
+        kills=("run distribute_borealis_data", "write", "ready/", "is missing"),
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.id)
+def test_a_broken_promise_is_noticed(mutation: Mutation, own: Cell, tmp_path: Path) -> None:
+    with own.running(broken(tmp_path / "code", mutation)):
+        prepared = sweep.prepare(own, SUBJECTS[mutation.subject])
+        told = not_durable(own, prepared)
+        found = struck(own, prepared, *mutation.kills[:3]) if mutation.kills else []
+    assert any(mutation.calls in breach for breach in told) if mutation.calls else told == [], told
+    assert mutation.kills is None or any(mutation.kills[3] in breach for breach in found), found
+
+
+def broken(code: Path, mutation: Mutation) -> Path:
+    """A copy of the package with the promise broken."""
+    shutil.copytree(cell.REPOSITORY / "dataflow", code / "dataflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(cell.REPOSITORY / "config.yaml", code)
+    module = code / "dataflow" / mutation.module
+    text = module.read_text()
+    for old, new in mutation.texts:
+        assert text.count(old) == 1, f"{mutation.module} has changed: mend this mutation"
+        text = text.replace(old, new)
+    module.write_text(text)
+    return code
+
+
+def struck(own: Cell, prepared: Prepared, role: str, call: str, path: str) -> list[str]:
+    """What breaks when it is killed at the points meant, until something does."""
+    meant = [point for point in prepared.points if (point.role, point.call) == (role, call) and path in point.path]
+    assert meant, {point.key for point in prepared.points}
+    for point in meant:
+        if found := sweep.strike(own, prepared, point, "caller").breaches:
+            return found
+    return []
+
+
+def test_what_was_not_reached_again_counts_as_no_kill(own: Cell) -> None:
+    prepared = sweep.prepare(own, SUBJECTS["archive_iq_plots"])
+    strike = sweep.strike(own, prepared, Point("run archive_iq_plots", "write", "nowhere", 1), "caller")
+    assert not strike.was_reached and strike.victims == 0 and strike.breaches == []
+    lines = list(table({"a": Result(prepared.points, 9, [strike], ["a rule: broken"])}))
+    assert lines[-1] == f"| **in all** | 9 | {len(prepared.points)} | 0 | 0 | 1 | 1 |"
