@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -210,6 +211,34 @@ def test_turned_bits_without_a_hash_are_refused_or_harmless_but_never_a_bug(sour
 def test_a_truncated_file(source: Path, part: Path, kept: float) -> None:
     os.truncate(source, int(source.stat().st_size * kept))
     assert kind_of(source, part) == "truncated"
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("main_acfs", lambda old: np.concatenate([old, old])),
+        ("main_acfs", lambda old: old[:, :, :5]),
+        ("main_acfs", lambda old: old[:, :0]),
+        ("xcfs", lambda old: old[:, :7]),
+        ("beam_nums", lambda old: old[:0]),
+        ("beam_azms", lambda old: np.zeros(3)),
+        ("sqn_timestamps", lambda old: old[:0]),
+        ("sqn_timestamps", lambda old: old * np.nan),
+        ("sqn_timestamps", lambda old: old * 1e9),
+    ],
+)
+def test_fields_that_do_not_fit_one_another_are_named(
+    source: Path, part: Path, field: str, change: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Of a record with more beams in its correlations than in its list, pyDARNio makes fewer records, and says nothing."""
+    with h5py.File(source, "r+") as file:
+        record = borealis_records(file)[2]
+        old = file[record][field][()]
+        del file[record][field]
+        file[record][field] = change(old)
+    with pytest.raises(BadFile, match=f"record {record}, field {field}: "):
+        conversion.convert(source, part, name_of(source))
+    assert not part.exists()
 
 
 def test_a_record_without_a_field_is_named_and_the_part_removed(source: Path, part: Path) -> None:

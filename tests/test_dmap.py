@@ -45,6 +45,14 @@ def compressor(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def bzcat() -> str:
+    """Found before a test takes programs out of the PATH."""
+    found = shutil.which("bzcat")
+    assert found, "install bzip2: the readers of other institutions use it"
+    return found
+
+
 def without_lbzip2(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "bin").mkdir()
     monkeypatch.setenv("PATH", str(folder / "bin"))
@@ -97,6 +105,20 @@ def test_what_is_written_is_one_stream_with_all_records(content: bytes, tmp_path
     final = part.rename(tmp_path / "final.rawacf.bz2")
     assert len(pydarnio.read_rawacf(str(final), mode="strict")) == 6
     assert written == dmap.Written(6, len(packed), hashlib.sha256(packed).hexdigest(), hashlib.sha256(content).hexdigest())
+
+
+@pytest.mark.usefixtures("compressor")
+def test_a_pipe_from_bzcat_gives_every_record(content: bytes, tmp_path: Path, bzcat: str) -> None:
+    """What readers of the Radar Software Toolkit do: they take the length of each record from its head."""
+    path = tmp_path / "20261101.1400.00.sas.a.rawacf.bz2"
+    dmap.write(one_by_one(content), path)
+    lengths = []
+    with subprocess.Popen([bzcat, path], stdout=subprocess.PIPE) as unpacking:
+        assert unpacking.stdout is not None
+        while head := unpacking.stdout.read(8):
+            lengths.append(int.from_bytes(head[4:], "little"))
+            assert len(unpacking.stdout.read(lengths[-1] - 8)) == lengths[-1] - 8
+    assert unpacking.returncode == 0 and len(lengths) == 6 and sum(lengths) == len(content)
 
 
 @pytest.mark.usefixtures("compressor")

@@ -40,6 +40,9 @@ RECORDS_PER_OPENING = 100
 FIELD_BYTES_MAX = 1 << 28
 """No field of a record comes near this; a damaged header may claim more than there is memory."""
 
+LATEST_TIME_S = 4_102_444_800
+"""2100: a later time of a sequence is damage."""
+
 METADATA = "metadata"
 _READ_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, IndexError, ArithmeticError)
 """What h5py raises on a damaged file, depending on where the damage lies."""
@@ -220,6 +223,7 @@ def dmap_source(path: Path, name: Name, found: Contents) -> DmapSource:
 def _mapped(path: Path, record: Record, origin: str) -> list[DmapRecord]:
     from pydarnio.borealis.v1_onwards import BorealisV1Convert
 
+    _refuse_mismatch(path, record)
     try:
         mapped: list[DmapRecord] = BorealisV1Convert.convert_rawacf_record(record.values, {}, origin)
     except (*_READ_ERRORS, AttributeError) as error:
@@ -227,6 +231,25 @@ def _mapped(path: Path, record: Record, origin: str) -> list[DmapRecord]:
     for dmap_record in mapped:
         _settle_locale(dmap_record)
     return mapped
+
+
+def _refuse_mismatch(path: Path, record: Record) -> None:
+    """Refuse fields that do not fit one another: the mapping would leave out beams, or fail without a word on the field."""
+    values = record.values
+    beams, lags, acfs = values["beam_nums"].shape, len(values["lag_numbers"]), values["main_acfs"].shape
+    for field, expected in (
+        ("beam_nums", (max(1, *beams),)),
+        ("beam_azms", beams),
+        ("main_acfs", (*beams, max(1, acfs[1]), lags)),
+        ("xcfs", acfs),
+        ("lag_pulses", (lags, 2)),
+        ("sqn_timestamps", (max(1, len(values["sqn_timestamps"])),)),
+    ):
+        if field in values and values[field].shape != expected:
+            text = f"its shape is {values[field].shape}, where the other fields make it {expected}"
+            raise BadFile("damaged record", f"{path}: record {record.name}, field {field}: {text}")
+    if not np.isfinite(values["sqn_timestamps"]).all() or np.abs(values["sqn_timestamps"]).max() > LATEST_TIME_S:
+        raise BadFile("damaged record", f"{path}: record {record.name}, field sqn_timestamps: these are no times (Unix time, s)")
 
 
 def _mapped_before_v1(path: Path, name: Name, structure: Structure) -> list[DmapRecord]:
