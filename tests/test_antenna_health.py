@@ -70,7 +70,7 @@ def test_the_faults_of_the_simulator_are_found_in_its_files(tmp_path, kind):
     assert {each.antenna: each.state for each in health if each.state is not State.GOOD} == {7: kind}
 
 
-@pytest.mark.parametrize(("records", "sequences"), [(1, 1), (5, 1), (12, 1), (12, 2), (40, 1)])
+@pytest.mark.parametrize(("records", "sequences"), [(1, 1), (5, 1), (6, 1), (2, 3), (12, 1), (12, 2), (40, 1)])
 def test_short_files_of_few_sequences_are_no_drift(records, sequences):
     """The median of a few dozen samples of noise scatters by more than a decibel; with many antennas, one always by three."""
     rng = np.random.default_rng(records)
@@ -78,6 +78,13 @@ def test_short_files_of_few_sequences_are_no_drift(records, sequences):
         power = rng.exponential(1e4, (20, records, sequences * samples.SAMPLES))
         found = judge(np.median(power, axis=2), np.full(records, sequences), ALL, MAIN, HealthThresholds())
         assert all(each.state is State.GOOD for each in found)
+
+
+def test_a_short_file_shows_what_is_plain():
+    medians = healthy(np.random.default_rng(8), records=4)
+    medians[2, 2:] *= decibels(-9)
+    found = judge(medians, np.full(4, 2), ALL, MAIN, HealthThresholds())
+    assert {each.antenna: each.state for each in found if each.state is not State.GOOD} == {2: State.DRIFTING}
 
 
 def test_a_silent_antenna_is_dead_even_if_all_are():

@@ -23,6 +23,8 @@ SEGMENTS = 12
 """Parts of a file in which drift is looked for: ten minutes each in a two-hour block."""
 SEQUENCES_PER_SEGMENT = 8
 """No part has fewer: the median of the 570 samples in them is sure to 0.3 dB, that of one sequence's only to 0.7."""
+SEQUENCES_PER_HALF = 3
+"""Or, in a short file, neither of two halves: between these there is one difference only that chance may make large."""
 
 
 class State(StrEnum):
@@ -90,8 +92,7 @@ def judge(
     overall_db = np.median(levels_db, axis=1) if levels_db.size else np.full(len(antennas), NOTHING_DB)
     fellows = _fellows(overall_db, np.array(main), thresholds)
     distance_db = overall_db - _reference(overall_db, fellows)
-    parts = max(1, min(SEGMENTS, levels_db.shape[1], int(sequences.sum()) // SEQUENCES_PER_SEGMENT))
-    segments = np.array_split(levels_db, parts, axis=1) if levels_db.size else []
+    segments = np.array_split(levels_db, _parts(levels_db.shape[1], int(sequences.sum())), axis=1) if levels_db.size else []
     over_time_db = [level - _reference(level, fellows) for level in (np.median(segment, axis=1) for segment in segments)]
     drift_db = np.ptp(over_time_db, axis=0) if over_time_db else np.zeros(len(antennas))
     return tuple(
@@ -104,6 +105,12 @@ def judge(
         )
         for antenna, level, distance, drift in zip(antennas, overall_db, distance_db, drift_db, strict=True)
     )
+
+
+def _parts(records: int, sequences: int) -> int:
+    """Into how many parts a file is cut, so that noise alone is no drift."""
+    wanted = max(sequences // SEQUENCES_PER_SEGMENT, min(2, sequences // SEQUENCES_PER_HALF))
+    return max(1, min(SEGMENTS, records, wanted))
 
 
 def _state(level_db: float, distance_db: float, drift_db: float, thresholds: HealthThresholds) -> State:
