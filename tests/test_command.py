@@ -64,6 +64,12 @@ def test_a_program_that_reads_nothing_does_not_hang():
     assert run("true", stdin=b"x" * (1 << 20)).returncode == 0
 
 
+def test_a_program_that_is_slow_to_read_gets_all_of_its_input():
+    late = f"sleep {2 * command.POLL_S}; exec wc -c"
+    finished = run("sh", "-c", late, stdin=b"x" * (1 << 20))
+    assert (finished.timed_out, finished.stdout.strip()) == (False, b"1048576")
+
+
 def test_the_environment_is_added_to(monkeypatch):
     monkeypatch.setenv("FROM_OUTSIDE", "1")
     finished = run("sh", "-c", "echo $FROM_OUTSIDE $FROM_HERE", environment={"FROM_HERE": "2"})

@@ -95,18 +95,17 @@ def run(
     Raises:
         TryLater: it cannot be started, or does not die when killed (stuck in the kernel).
     """
-    process = start(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, environment=environment, inherit=inherit
-    )
+    with _to_be_read(stdin) as source:
+        process = start(
+            argv, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, environment=environment, inherit=inherit
+        )
     deadline = time.monotonic() + timeout_s if timeout_s is not None else None
     timed_out = interrupted = False
-    remaining: bytes | None = stdin
     while True:
         try:
-            stdout, stderr = process.communicate(remaining, timeout=POLL_S)
+            stdout, stderr = process.communicate(timeout=POLL_S)
             break
         except subprocess.TimeoutExpired:
-            remaining = None  # communicate() remembers what it has not yet written
             has_ended = process.poll() is not None
             timed_out = not has_ended and deadline is not None and time.monotonic() > deadline
             interrupted = not has_ended and should_stop()
@@ -116,6 +115,14 @@ def run(
                 stdout, stderr = _rest_of_output(process)
                 break
     return Finished(tuple(str(word) for word in argv), process.returncode, stdout, stderr, timed_out, interrupted)
+
+
+def _to_be_read(content: bytes) -> IO[bytes]:
+    """A file in memory; ``communicate()`` does not go on writing to a pipe after its time-out, and the reader would hang."""
+    stream = os.fdopen(os.memfd_create("stdin"), "w+b")
+    stream.write(content)
+    stream.seek(0)
+    return stream
 
 
 def _rest_of_output(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
