@@ -32,7 +32,8 @@ OLD_S = 8 * 86400.0
 """The age at which `receive` removes what a killed rsync left."""
 ALL_UP_TO = 3
 STRIDE = 4
-FAR = ("receive", "rsync server")
+FAR, OWN = ("receive", "rsync server"), ("run", "daemon", "send_files")
+"""Roles by how they begin: those at the other end of a link, and our own at this end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,11 @@ def prepare(cell: Cell, subject: Subject) -> Prepared:
 
 
 def kills(found: Sequence[Point]) -> Iterator[tuple[Point, How]]:
-    """What is tried: the caller at each point; with all of its side, where it does not work alone.
+    """What is tried: at each point the caller; and all processes of its side, where it does not work alone.
 
-    Of one call on one path by one role, as of the packets of a connection, the first are tried and then every fourth. Below a
-    daemon, whose steps are tried one by one elsewhere, each role's first call of a kind in each folder stands for the others.
+    Of one call on one path by one role, as of the packets of a connection, the first three are tried and then every fourth, and
+    of what is not our own program the whole side only at the first. Below a daemon, whose steps are tried one by one elsewhere,
+    each role's first call of a kind in each folder stands for the others.
     """
     near = {point.role for point in found if not point.role.startswith(FAR)}
     is_daemon = any(role.startswith("daemon") for role in near)
@@ -145,7 +147,7 @@ def kills(found: Sequence[Point]) -> Iterator[tuple[Point, How]]:
             continue
         if point.role.startswith(FAR):
             yield point, "far"
-        elif len(near) > 1:
+        elif len(near) > 1 and (point.occurrence == 1 or point.role.startswith(OWN)):
             yield point, "near"
 
 
