@@ -16,7 +16,8 @@ What happens to a command while it works is told by the file in $STARTER_PLAN, i
                    read or written (event `read` or `write`), or, with a word in place of the path, before a program is
                    started (`start`) that has it among its words
     change         a file that changes once: when its first piece has been read, or when the program `when` is started;
-                   `how` it changes: `append` (one byte more), `truncate` (half is gone), `replace` (by another of its size)
+                   `how` it changes: `append` (one byte more), `truncate` (half is gone), `replace` (by another of its size),
+                   `garble` (one bit, with the size and the time as before)
 
 $STARTER_WITH names a module whose ``begin(argv)`` is called in the process of each command before it works.
 """
@@ -235,6 +236,12 @@ def _change(change: dict) -> None:
             stream.write(b"!" * status.st_size)
         os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
         os.rename(other, file)
+    elif how == "garble":
+        status = os.stat(file)
+        with open(file, "r+b", buffering=0) as stream:
+            (byte,) = os.pread(stream.fileno(), 1, status.st_size // 2)
+            os.pwrite(stream.fileno(), bytes([byte ^ 1]), status.st_size // 2)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     else:
         with open(file, "ab") as stream:
             stream.write(b"!")
