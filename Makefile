@@ -19,7 +19,7 @@ SHELL := /bin/bash
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
-DEMO_PROGRAMS := venv rsync ssh sshd lbzip2
+DEMO_PROGRAMS := venv rsync rrsync ssh sshd lbzip2
 DISK_PROGRAMS := mkfs.ext4 mount umount
 FAULTS_PROGRAMS := gcc
 BLOCKS := 500

@@ -71,11 +71,28 @@ def daemon(arguments: argparse.Namespace) -> int:
 
 
 def receive(arguments: argparse.Namespace) -> int:
-    """Answer the host before; started over SSH."""
-    from dataflow.lib import receive as receive_module
+    """Answer the host before; the forced command of its key."""
+    from dataflow.lib import gate
 
     ctx = _context(_load(arguments), arguments, arguments.host, "receive")
-    return receive_module.serve(ctx, arguments.verb, arguments.sender, sys.stdin.buffer, sys.stdout.buffer)
+    return gate.serve(ctx, arguments.sender, sys.stdin.buffer, sys.stdout.buffer)
+
+
+def keys(arguments: argparse.Namespace) -> int:
+    """Make the key of the link that begins here, and tell what ssh has to know at the ends of this host's links."""
+    from dataflow.lib import keys as keys_module
+
+    loaded = _load(arguments)
+    here = loaded.here(arguments.host, arguments.radar)
+    _require_user(loaded, here)
+    folder = (arguments.folder or Path.home() / ".ssh").absolute()
+    for link in keys_module.links(loaded, here):
+        for piece in keys_module.pieces(link, here, folder):
+            is_here = piece.machine == here.machine.name
+            state = " (added)" if arguments.write and is_here and keys_module.add(piece) else ""
+            where = f"{piece.file}{state}" if is_here else f"~/.ssh/{piece.file.name}"
+            print(f"# on {piece.machine}, in {where}:\n{piece.text}\n")
+    return Exit.ACCOUNTED
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -503,9 +520,26 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "demo", demo, text, "demo there")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-run"), help="where the machines' folders go (demo-run)")
 
-    text = "answer the host before this one; started by it over SSH"
-    one = _command(commands, "receive", receive, text, "receive hello --host campus --radar sas --from site-linux")
-    one.add_argument("verb", choices=("accept", "flag", "logs", "hello"), help="what is asked; files and flags come on stdin")
+    text = "the key of each link of a host, which delivers over that link and can do nothing else: make it, show where it goes"
+    one = _command(commands, "keys", keys, text, "keys site-linux --radar sas --write")
+    one.description = (
+        f"{one.description} Call it on the sender first: it makes the pair dataflow-RADAR-SENDER-to-RECEIVER, if there is none, "
+        "and the block of ssh_config that uses it. Copy the .pub of that pair into ~/.ssh of the receiver and call it there: it "
+        "makes the line of authorized_keys, which allows `dataflow receive` for this radar from this sender and nothing else, "
+        "and the line with the receiver's host key for known_hosts of the sender. A private key never leaves its machine; no "
+        "file is overwritten."
+    )
+    one.add_argument("host", help="the host that this machine plays: borealis, site-linux or campus")
+    one.add_argument("--radar", required=True, help="three letters, like sas")
+    one.add_argument(
+        "--write", action="store_true", help="also append what is missing in this machine's config and authorized_keys"
+    )
+    one.add_argument("--folder", type=Path, metavar="DIR", help="where this machine's keys and files of ssh lie (~/.ssh)")
+
+    text = "answer the host before this one; the forced command of its key, see dataflow keys"
+    one = _command(commands, "receive", receive, text, "receive --host campus --radar sas --from site-linux")
+    asked = "What is asked comes in SSH_ORIGINAL_COMMAND: rsync into `incoming`, accept, flag, logs or hello"
+    one.description = f"{one.description} {asked}."
     one.add_argument("--host", required=True, help="who is asked")
     one.add_argument("--radar", required=True, help="three letters, like sas")
     one.add_argument("--from", dest="sender", required=True, help="the host that sends")

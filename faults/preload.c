@@ -129,7 +129,10 @@ static void name_role(char *const words[], int count) {
     } else if (!strncmp(program, "python", 6)) {
         if (count > 1 && (at = has(words, count, "-m")) && at + 1 < count) {
             const char *module = strrchr(words[at + 1], '.');
+            const char *asked = getenv("SSH_ORIGINAL_COMMAND");
             if (module) snprintf(role, sizeof role, "%s", module + 1);
+            else if (asked && at + 2 < count && !strcmp(words[at + 2], "receive"))
+                snprintf(role, sizeof role, "receive %.*s", (int)strcspn(asked, " "), asked);
             else if (at + 3 < count) snprintf(role, sizeof role, "%s %s", words[at + 2], words[at + 3]);
         } else {
             snprintf(role, sizeof role, "python");

@@ -82,7 +82,7 @@ def of_case(case: Case) -> Subject:
     def feed(machines: Machines) -> dict[Path, str]:
         fed = {path: kind_and_hash(path) for path in (case.feed(machines, number) for number in range(2))}
         if case.far:  # makes its folders
-            machines.dataflow(["receive", "hello", "--host", case.far, "--radar", case.radar, "--from", case.host])
+            machines.receive("hello", host=case.far, sender=case.host, radar=case.radar)
         return fed
 
     def finished(machines: Machines, fed: Mapping[Path, str]) -> None:

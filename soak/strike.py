@@ -68,9 +68,8 @@ class Striker:
         yield from gauge.children(self.daemons[host])
 
     def _receives(self, host: str) -> Iterator[int]:
-        words = f"dataflow receive accept --host {host}", f"dataflow receive flag --host {host}"
-        root = str(self.running.root)
-        yield from (pid for pid in _pids() if any(w in _command(pid) for w in words) and root in _environment(pid))
+        words, root = f"dataflow receive --host {host}", str(self.running.root)
+        yield from (pid for pid in _pids() if words in _command(pid) and root in _environment(pid))
 
 
 def _kill(pid: int, with_group: bool) -> str | None:

@@ -77,12 +77,12 @@ class Machines:
         self.private = root / ".machines"
         self.private.mkdir(parents=True)
         self.command = self.private / "dataflow"
-        far = [f"radars.{radar}.machines.{host}.command={self.command}" for radar in RADARS for host in ("site-linux", "campus")]
-        self.config = config.load(REPOSITORY / "config.yaml", root, [*shared.overrides, *far, *overrides])
+        self.config = config.load(REPOSITORY / "config.yaml", root, [*shared.overrides, *overrides])
         self.killed_file = self.private / "killed"
         self.plan_file = self.private / "plan"
         self.environment = {**self.config.environment(), starter.PLAN_VARIABLE: str(self.plan_file)}
         starter.write_client(self.command, shared.starter, self.environment)
+        self.let_in(self.command)
         for radar in RADARS:
             for host in self.config.flow.hosts:
                 list(check.look(self.here(host, radar), create_markers=True))
@@ -120,10 +120,12 @@ class Machines:
             assert_counts_add_up(done)
         return done
 
-    def dataflow(self, words: Sequence[str], *, stdin: bytes = b"", overrides: Sequence[str] = ()) -> tuple[int, str, bytes]:
+    def dataflow(
+        self, words: Sequence[str], *, stdin: bytes = b"", overrides: Sequence[str] = (), **variables: str
+    ) -> tuple[int, str, bytes]:
         """Any command; its exit code, standard error and output. It runs in `<root>/.machines`, where nothing else lies."""
         settings = {"DATAFLOW_SET": json.dumps([*self.config.overrides, *overrides])}
-        environment = {**os.environ, **self.environment, **settings}
+        environment = {**os.environ, **self.environment, **settings, **variables}
         with tempfile.TemporaryFile() as into, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as complaints:
             into.write(stdin)
             into.seek(0)
@@ -133,11 +135,18 @@ class Machines:
             complaints.seek(0)
             return code, complaints.read().decode("utf-8", "replace"), out.read()
 
-    def receive(self, verb: str, stdin: bytes, host: str = "campus", sender: str = "site-linux", radar: str = "sas") -> Run:
-        """`dataflow receive`, as the sender starts it; the answers are in `stdout`, one JSON a line."""
+    def receive(self, verb: str, stdin: bytes = b"", host: str = "campus", sender: str = "site-linux", radar: str = "sas") -> Run:
+        """`dataflow receive`, as the sender's key starts it; the answers are in `stdout`, one JSON a line."""
         before = len(self.records("receive", host, radar))
-        code, said, stdout = self.dataflow(["receive", verb, "--host", host, "--radar", radar, "--from", sender], stdin=stdin)
+        words = ["receive", "--host", host, "--radar", radar, "--from", sender]
+        code, said, stdout = self.dataflow(words, stdin=stdin, SSH_ORIGINAL_COMMAND=verb)
         return Run(code, said, self.records("receive", host, radar)[before:], stdout)
+
+    def let_in(self, command: Path) -> None:
+        """Bind the keys of all links to a program in place of `dataflow`."""
+        words = [f"radars.{radar}.machines.{host}.command={command}" for radar in RADARS for host in ("site-linux", "campus")]
+        bound = config.load(self.config.source, self.root, [*self.config.overrides, *words])
+        demo_machines.let_in(bound, RADARS, self.room.running.secrets)
 
     def records(self, step: str, host: str, radar: str) -> list[dict[str, Any]]:
         """All records of one step, or of `receive`, oldest first."""

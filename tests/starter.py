@@ -87,7 +87,7 @@ def _serve(address: str) -> None:
 
     from dataflow import cli  # noqa: F401
     from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data, plot_rawacf  # noqa: F401
-    from dataflow.lib import borealis, conversion, dmap, receive, runner  # noqa: F401
+    from dataflow.lib import borealis, conversion, dmap, gate, runner  # noqa: F401
     from dataflow.site import plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -165,7 +165,8 @@ def _plan(argv: list[str]) -> dict:
     file = Path(os.environ.get(PLAN_VARIABLE, "/nothing"))
     plan = json.loads(file.read_text()) if file.exists() else {}
     what = "send_files" if argv[:2] == SEND_FILES else argv[0]
-    return plan if plan.get("of") in (what, "any") and argv[1] != "hello" else {}
+    asked = os.environ.get("SSH_ORIGINAL_COMMAND", "")
+    return plan if plan.get("of") in (what, "any") and asked != "hello" and not asked.startswith("rsync ") else {}
 
 
 def _follow(plan: dict) -> None:

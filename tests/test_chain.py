@@ -388,7 +388,7 @@ def lose_one_answer(chain: Running) -> Path:
     whole = program.rename(program.with_name("whole"))
     mark = program.with_name("lose-one-answer")
     mark.touch()
-    lose = f'[ "$2" = accept ] && rm {mark} 2>/dev/null && {{ {whole} "$@" >/dev/null; kill -9 $PPID; }}'
+    lose = f'[ "$SSH_ORIGINAL_COMMAND" = accept ] && rm {mark} 2>/dev/null && {{ {whole} "$@" >/dev/null; kill -9 $PPID; }}'
     program.write_text(f'#!/bin/sh\n{lose}\nexec {whole} "$@"\n')
     program.chmod(0o755)
     return mark

@@ -46,7 +46,7 @@ def dataflow(*words: str | Path, root: Path | None = None, **variables: str) -> 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(commands()) == {
         *("run", "daemon", "check", "status", "trace", "summary", "quarantine", "pause", "resume", "convert", "plot"),
-        *("simulate-radar", "demo", "receive"),
+        *("scrub", "simulate-radar", "demo", "keys", "receive"),
     }
 
 
@@ -123,7 +123,8 @@ COMMANDS_OF_A_MACHINE = [
     ["resume", *CAMPUS],
     ["run", "convert_on_campus", "--radar", "sas"],
     ["daemon", "campus", "--radar", "sas", "--once"],
-    ["receive", "hello", *CAMPUS, "--from", "site-linux"],
+    ["keys", "campus", "--radar", "sas"],
+    ["receive", *CAMPUS, "--from", "site-linux"],
 ]
 
 

@@ -256,14 +256,15 @@ def test_manifest_without_end_is_refused_by_its_size(machines: Machines) -> None
 def test_sender_keeps_its_files_when_the_receiver_cannot_read_the_manifest(machines: Machines) -> None:
     """As between two versions: nothing is lost, and it is said."""
     source = site_data(machines, 0)
-    newer = f"radars.sas.machines.campus.command={machines.private / 'older'}"
     script = machines.private / "older"
-    script.write_text(f'#!/bin/sh\n[ "$2" = accept ] && {{ cat >/dev/null; echo "dataflow: newer manifest" >&2; exit 1; }}\n'
-                      f'exec {machines.command} "$@"\n')  # fmt: skip
+    refuse = 'cat >/dev/null; echo "dataflow: newer manifest" >&2; exit 1'
+    script.write_text(f'#!/bin/sh\n[ "$SSH_ORIGINAL_COMMAND" = accept ] && {{ {refuse}; }}\nexec {machines.command} "$@"\n')
     script.chmod(0o755)
-    done = machines.run("rsync_to_campus", "site-linux", part="data", overrides=[newer])
+    machines.let_in(script)
+    done = machines.run("rsync_to_campus", "site-linux", part="data")
     assert done.code == 1 and done.outcomes() == {source.name: "kept"}, done.said
     assert source.exists()
+    script.write_text(f'#!/bin/sh\nexec {machines.command} "$@"\n')
     assert machines.run("rsync_to_campus", "site-linux", part="data").code == 0
 
 

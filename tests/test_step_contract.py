@@ -105,9 +105,7 @@ def sweep(machines: Machines, case: Case, of: str) -> int:
     """
     fed = hashes(feed(machines, case, 2 if case.stride == 1 and not case.far else 1))
     if case.far:
-        machines.dataflow(
-            ["receive", "hello", "--host", case.far, "--radar", case.radar, "--from", case.host]
-        )  # makes its folders
+        machines.receive("hello", host=case.far, sender=case.host, radar=case.radar)  # makes its folders
     saved, before = machines.save(), visible(machines.files())
     undisturbed = run(machines, case)
     assert undisturbed.code == 0, undisturbed.said

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataflow.lib import check, command, config, ssh
+from dataflow.lib import check, command, config, keys, ssh
 from dataflow.lib.config import Config
 from dataflow.lib.errors import BadConfig
 
@@ -41,9 +41,14 @@ class Machines:
     root: Path
     config: Config
 
+    @property
+    def secrets(self) -> Path:
+        """The folder of the keys, and of what the sshds need and say."""
+        return self.root / ".machines"
+
     def sshd_log(self, machine: str) -> Path:
         """What the sshd of a machine logged: one line ``Accepted publickey`` for each new connection."""
-        return self.root / ".machines" / f"{machine}.sshd.log"
+        return self.secrets / f"{machine}.sshd.log"
 
 
 @contextmanager
@@ -61,14 +66,13 @@ def running(
     Raises:
         BadConfig: sshd or rsync is not installed, or an sshd does not start.
     """
-    for program in (_SSHD, "ssh", "ssh-keygen", "rsync"):
+    for program in (_SSHD, "ssh", "ssh-keygen", "rsync", "rrsync"):
         if not shutil.which(program):
             raise BadConfig(f"{program} is not installed: apt install openssh-server openssh-client rsync")
     secrets = root.absolute() / ".machines"
     secrets.mkdir(parents=True, exist_ok=True)
     secrets.chmod(0o700)
     loaded = config.load(source, root.absolute(), overrides)
-    _make_key(secrets / "client_key")
     with ExitStack() as stack:
         listening: dict[str, tuple[str, int]] = {}
         for radar in radars:
@@ -76,10 +80,10 @@ def running(
                 if host != "borealis" and machine.name not in listening:
                     door = (doors or {}).get(host, Door())
                     listening[machine.name] = (door.address, stack.enter_context(_sshd(secrets, machine.name, door)))
-        _write_client_files(secrets, listening)
         more = [*overrides, f"ssh.config_file={secrets / 'ssh_config'}", *_addresses(loaded, radars, listening, secrets)]
         final = config.load(source, root.absolute(), more)
         _write_wrapper(secrets / "dataflow", final)
+        let_in(final, radars, secrets)
         for radar in radars:
             for host in loaded.flow.hosts:
                 for finding in check.look(final.here(host, radar), create_markers=True):
@@ -117,14 +121,16 @@ def _sshd(secrets: Path, machine: str, door: Door) -> Iterator[int]:
     """One sshd; yields its port."""
     host_key = secrets / f"{machine}.host_key"
     _make_key(host_key)
-    shutil.copy(secrets / "client_key.pub", secrets / "authorized_keys")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)
     port = _free_port()
     settings = {
-        "Port": port, "ListenAddress": door.address, "HostKey": host_key, "AuthorizedKeysFile": secrets / "authorized_keys",
+        "Port": port, "ListenAddress": door.address, "HostKey": host_key,
+        "AuthorizedKeysFile": secrets / f"{machine}.authorized_keys",
         "PidFile": "none", "UsePAM": "no", "StrictModes": "no", "PasswordAuthentication": "no", "PermitRootLogin": "yes",
         "MaxStartups": "100", "LogLevel": "VERBOSE", "PrintMotd": "no",
+        # what Debian's sshd allows; a link may do only what its key does
+        "X11Forwarding": "yes", "AcceptEnv": "LANG LC_*", "Subsystem": "sftp internal-sftp",
         "SetEnv": f"HOME={secrets}",  # what a person's own .bashrc does and prints has no business in a transfer
     }  # fmt: skip
     file = secrets / f"{machine}.sshd_config"
@@ -150,16 +156,21 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Pat
     raise BadConfig(f"sshd does not listen on port {port}: {said.strip()[-500:]}")
 
 
-def _write_client_files(secrets: Path, listening: Mapping[str, tuple[str, int]]) -> None:
-    known = [
-        f"[{where}]:{port} {(secrets / f'{machine}.host_key.pub').read_text()}" for machine, (where, port) in listening.items()
-    ]
-    (secrets / "known_hosts").write_text("".join(known))
-    settings = {
-        "IdentityFile": secrets / "client_key", "IdentitiesOnly": "yes", "UserKnownHostsFile": secrets / "known_hosts",
-        "GlobalKnownHostsFile": "/dev/null", "StrictHostKeyChecking": "yes",
-    }  # fmt: skip
-    (secrets / "ssh_config").write_text("Host *\n" + "".join(f'  {key} "{value}"\n' for key, value in settings.items()))
+def let_in(final: Config, radars: Sequence[str], secrets: Path) -> None:
+    """Write what ssh and the sshds have to know of the links, each of which has a key that is good for nothing else."""
+    files: dict[Path, str] = {}
+    for radar in radars:
+        for here in (final.here(host, radar) for host in final.flow.hosts):
+            for link in (link for link in keys.links(final, here) if link.sender is here):
+                for piece in keys.pieces(link, here, secrets):
+                    keyring = secrets / f"{piece.machine}.authorized_keys"
+                    file = keyring if piece.file.name == "authorized_keys" else secrets / "ssh_config"
+                    files[file] = files.get(file, "") + piece.text + "\n"
+                host_key = keys.public_key(secrets / f"{link.receiver.machine.name}.host_key.pub")
+                known = secrets / "known_hosts"
+                files[known] = files.get(known, "") + keys.known_line(link, host_key) + "\n"
+    for file, content in files.items():
+        file.write_text(content)
 
 
 def _write_wrapper(path: Path, final: Config) -> None:

@@ -14,13 +14,13 @@ from dataflow.lib import place
 from dataflow.lib.config import MARKER, Config, Here
 from dataflow.lib.errors import TryLater
 
-PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "ssh"), "campus": ("rsync",)}
+PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "rrsync", "ssh"), "campus": ("rsync", "rrsync")}
 MODULES = {
     "borealis": ("inotify_simple", "yaml"),
     "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
     "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
 }
-_PACKAGES = {"ssh": "openssh-client", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple"}
+_PACKAGES = {"ssh": "openssh-client", "rrsync": "rsync", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple"}
 """The packages that are called otherwise than the program or module that they bring."""
 
 

@@ -1,4 +1,4 @@
-"""The receiving end of a link: ``dataflow receive``, started by the sender over SSH.
+"""The receiving end of a link: what ``dataflow receive`` does when the sender asks for it over SSH.
 
     accept   a manifest on stdin: hash what lies in ``incoming``, put it in its place, answer one outcome for each file
     flag     flags on stdin, one a line: put each durably into the flag folder, answer its id
@@ -45,8 +45,7 @@ def serve(ctx: Context, verb: str, sender: str, stdin: BinaryIO, stdout: BinaryI
     content = stdin.read(_REQUEST_LIMIT_BYTES + 1)
     if len(content) > _REQUEST_LIMIT_BYTES:
         raise BadFile("too long", f"the request is longer than {_REQUEST_LIMIT_BYTES >> 20} MiB; send fewer files at a time")
-    handlers = {"accept": _accept, "flag": _take_flags, "logs": _take_logs, "hello": _hello}
-    for answers in handlers[verb](ctx, sender, content):
+    for answers in VERBS[verb](ctx, sender, content):
         for answer in answers:
             stdout.write(json.dumps(answer).encode("ascii") + b"\n")
         stdout.flush()
@@ -58,10 +57,19 @@ def _hello(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
     try:
         place.require_answer(ctx.here, ctx.here.root_of("incoming"))
         place.check_root(ctx.here, ctx.here.root_of("incoming"))
+        _make_incoming(ctx)
         place.make_folder(ctx.here, ctx.folder("incoming") / LOGS_FOLDER)
     except (TryLater, OSError) as error:
         answer["trouble"] = trouble(error)
     yield [answer]
+
+
+def _make_incoming(ctx: Context) -> None:
+    """Make the folder of what arrives, closed to others: what lies there is nothing yet, with a mode that the sender chose."""
+    incoming = ctx.folder("incoming")
+    if not incoming.is_dir():
+        place.make_folder(ctx.here, incoming)
+        place.own(ctx.here, incoming, ctx.here.dir_mode & ~0o007)
 
 
 def _accept(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
@@ -93,7 +101,7 @@ def _accept_some(ctx: Context, sender: str, entries: Sequence[Entry]) -> list[An
     arrivals = [_Arrival(entry, ctx.folder("incoming") / entry.name) for entry in entries]
     try:
         _check_roots(ctx)
-        place.make_folder(ctx.here, ctx.folder("incoming"))
+        _make_incoming(ctx)
         _take_in(ctx, sender, arrivals)
         _check_roots(ctx)
     except (TryLater, OSError) as error:
@@ -218,14 +226,19 @@ def _take_flags(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answ
         try:
             found = flag.decode(line)
         except BadFile as error:
-            yield [{"id": None, "outcome": "refused", "reason": str(error)}]
+            yield [_refused_flag(ctx, sender, None, str(error))]
             continue
         if found.radar != ctx.here.radar or found.sender != sender:
-            yield [{"id": found.id, "outcome": "refused", "reason": f"it is of {found.sender} for {found.radar}"}]
+            yield [_refused_flag(ctx, sender, found.id, f"it is of {found.sender} for {found.radar}")]
             continue
         found = replace(found, files=tuple(map(_as_told, found.files)))
         place.write_whole(folder / found.file_name, found.encode())
         yield [{"id": found.id, "outcome": "done"}]
+
+
+def _refused_flag(ctx: Context, sender: str, number: str | None, reason: str) -> Answer:
+    alert.tell(ctx.log, f"a flag that came with the key of {sender} was refused: {reason}")
+    return {"id": number, "outcome": "refused", "reason": reason}
 
 
 def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
@@ -277,3 +290,7 @@ def _lies_here(ctx: Context, text: str) -> bool:
     name = names.parse(text)
     places = (ctx.folder(key, name.time, name.camera or "") for key in ctx.here.host.passed) if name else ()
     return any((folder / text).exists() for folder in places)
+
+
+VERBS = {"accept": _accept, "flag": _take_flags, "logs": _take_logs, "hello": _hello}
+"""What may be asked for."""

@@ -45,8 +45,8 @@ class Link:
 
     @property
     def destination(self) -> str:
-        """``user@address`` of the other machine."""
-        return f"{self.there.machine.user or self.there.host.user}@{self.there.machine.address}"
+        """What ssh calls the link; with its key the other machine knows who asks."""
+        return name_of_link(self.ctx.here, self.there)
 
     @property
     def remote_shell(self) -> str:
@@ -54,7 +54,7 @@ class Link:
         return shlex.join(self.argv)
 
     def receive(self, verb: str, stdin: bytes, timeout_s: float) -> bytes:
-        """Run ``dataflow receive VERB`` on the other machine; what it prints.
+        """Ask the other machine's ``dataflow receive``, which the link's key starts, for one of its verbs; what it prints.
 
         Raises:
             HostDown: the connection failed, or the other side gave no answer in time or an error.
@@ -104,6 +104,11 @@ def connect(ctx: Context, host: str) -> Link:
     return link
 
 
+def name_of_link(here: Here, there: Here) -> str:
+    """What a link is called in ssh's own files: its pair of keys, and its ``Host`` in ssh_config."""
+    return f"dataflow-{here.radar}-{here.host_name}-to-{there.host_name}"
+
+
 def control_socket(config: Config, here: Here, there: Here) -> Path:
     """The control socket of the link between two machines; the path is short because sockets' paths must be."""
     folder = Path(tempfile.gettempdir()) / f"dataflow-{os.getuid()}"
@@ -130,6 +135,9 @@ def close(socket: Path) -> None:
 def _base(ctx: Context, there: Here, socket: Path) -> tuple[str, ...]:
     settings = ctx.flow.ssh
     options = {
+        "HostName": there.machine.address,
+        "Port": str(there.machine.port),
+        "User": there.machine.user or there.host.user,
         "BatchMode": "yes",
         "ControlPath": str(socket),
         "ConnectTimeout": str(settings.connect_timeout_s),
@@ -140,16 +148,15 @@ def _base(ctx: Context, there: Here, socket: Path) -> tuple[str, ...]:
         "ForwardX11": "no",
     }
     config_file = ["-F", settings.config_file] if settings.config_file else []
-    return ("ssh", *config_file, "-p", str(there.machine.port), *(f"-o{key}={value}" for key, value in options.items()))
+    return ("ssh", *config_file, *(f"-o{key}={value}" for key, value in options.items()))
 
 
 def _start_master(ctx: Context, there: Here, socket: Path) -> None:
-    link_user = there.machine.user or there.host.user
     complaint = socket.with_suffix(".log")
     complaint.unlink(missing_ok=True)
     argv: Sequence[str] = [
         *_base(ctx, there, socket), "-oControlMaster=yes", f"-oControlPersist={ctx.flow.ssh.idle_close_s}",
-        "-E", str(complaint), "-n", "-N", "-f", f"{link_user}@{there.machine.address}",
+        "-E", str(complaint), "-n", "-N", "-f", name_of_link(ctx.here, there),
     ]  # fmt: skip
     process = command.start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, inherit=False)
     try:
@@ -177,10 +184,7 @@ def _is_alive(link: Link, socket: Path) -> bool:
 
 def _ask(link: Link, verb: str, stdin: bytes, timeout_s: float) -> command.Finished:
     machine = link.there.machine
-    words = [machine.command, "receive", verb, "--host", link.there.host_name, "--radar", link.there.radar]
-    finished = command.run(
-        [*link.argv, link.destination, shlex.join([*words, "--from", link.ctx.here.host_name])], timeout_s=timeout_s, stdin=stdin
-    )
+    finished = command.run([*link.argv, link.destination, verb], timeout_s=timeout_s, stdin=stdin)
     if finished.timed_out or finished.returncode == UNREACHABLE_CODE:
         why = "it gave no answer in time" if finished.timed_out else finished.last_lines or "the connection broke"
         raise HostDown(f"{machine.name} ({machine.address}): {why}")

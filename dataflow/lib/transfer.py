@@ -56,13 +56,12 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
         "--files-from=-", "--from0", # names travel NUL-ended on stdin, never on a command line
         "--no-relative",             # all into the one folder, whatever folder they come from
         "--no-implied-dirs",
-        "--secluded-args",           # the remote path is not parsed by a remote shell
         f"--partial-dir={PARTIALS}", # a broken transfer resumes from a hidden partial
         f"--timeout={ctx.flow.transfer.no_progress_s}",
         f"--bwlimit={ctx.here.machine.bandwidth_kib_s or 0}",
         f"--rsh={link.remote_shell}",
         "/",
-        f"{link.destination}:{link.there.folder('incoming')}/",
+        f"{link.destination}:./",     # the receiver's rrsync calls `incoming` so
     ]  # fmt: skip
     listing = b"".join(os.fsencode(file).lstrip(b"/") + b"\0" for file in files)
     finished = command.run(argv, timeout_s=None, stdin=listing, should_stop=ctx.should_stop, environment={"LC_ALL": "C"})

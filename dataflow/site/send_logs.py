@@ -37,10 +37,9 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     link.require_place()
     tree = _tree_of_links(ctx, files)
     try:
-        target = f"{link.destination}:{link.there.folder('incoming')}/{receive.LOGS_FOLDER}/"
         argv = [
-            "rsync", "--recursive", "--times", "--copy-links", "--secluded-args", f"--timeout={ctx.flow.transfer.no_progress_s}",
-            f"--rsh={link.remote_shell}", f"{tree}/", target,
+            "rsync", "--recursive", "--times", "--copy-links", f"--timeout={ctx.flow.transfer.no_progress_s}",
+            f"--rsh={link.remote_shell}", f"{tree}/", f"{link.destination}:{receive.LOGS_FOLDER}/",
         ]  # fmt: skip
         finished = command.run(argv, timeout_s=TIME_LIMIT_S, should_stop=lambda: ctx.requests.stop)
     finally:
