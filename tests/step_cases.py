@@ -485,7 +485,6 @@ CASES = (
         removes_source=False,
         destinations=(("campus", "sddata"), ("campus", "archive")),
         disk=root("campus", "sddata"),
-        read_by="dataflow.lib.crew",
         stride=5,
         exempt={
             "conflict": "a picture that is there stays as it is: it can be drawn from the file again at any time",

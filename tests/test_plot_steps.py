@@ -163,6 +163,12 @@ def test_it_is_drawn_wherever_it_lies_by_now(here, folder):
     assert look_of(here, path).exists() and path.exists() and markers(here) == []
 
 
+def test_a_person_may_name_the_file_itself(here):
+    path = rawacf(here, 0)
+    code, records = here.run("campus", "plot_rawacf", named=[path])
+    assert code == 0 and of(records, "file")[0]["action"] == "plotted" and look_of(here, path).exists() and markers(here) == []
+
+
 def test_the_marker_of_a_file_that_is_gone_goes_too(here):
     path = rawacf(here, 0)
     path.unlink()

@@ -30,8 +30,8 @@ CONDITION = "quick-look"
 
 
 def find(ctx: Context) -> list[Path]:
-    """The files that have a marker, oldest first; the marker itself where its file is gone, or its name is not ours."""
-    return [_file_of(ctx, marker) or marker for marker in place.scan(ctx.folder("to_plot"))]
+    """The markers, oldest first."""
+    return place.scan(ctx.folder("to_plot"))
 
 
 def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
@@ -44,18 +44,17 @@ def _draw(ctx: Context, path: Path, worker: Crew) -> Outcome:
     name = names.parse(path.name)
     assert name is not None, "the runner skips what has no name"
     marker, folder = ctx.folder("to_plot") / path.name, ctx.folder("plots")
-    known = ctx.custody.known(path.name)
-    digest = known.sha256 if known else None
-    if path == marker:
+    source = _file_of(ctx, name) if path == marker else path  # else a person named the file itself
+    if source is None:
         return _not_drawn(ctx, path, marker, "the file is gone from campus")
     try:
-        entry = _picture(ctx, path, name, digest, worker)
+        entry = _picture(ctx, source, name, worker)
     except BadFile as error:
         return _not_drawn(ctx, path, marker, str(error))
     alert.clear(ctx.here, CONDITION)
-    made = {"action": "made", "file": entry.name, "sha256": entry.sha256, "parent": digest}
+    made = {"action": "made", "file": entry.name, "sha256": entry.sha256, "parent": entry.parent}
     return done(
-        path, "plotted", bytes=path.stat().st_size, sha256=digest, destination=folder, release=(marker,),
+        path, "plotted", bytes=source.stat().st_size, sha256=entry.parent, destination=folder, release=(marker,),
         actions=({**made, "destination": str(folder / entry.name)},),
     )  # fmt: skip
 
@@ -67,15 +66,16 @@ def _not_drawn(ctx: Context, path: Path, marker: Path, reason: str) -> Outcome:
     return done(path, "not drawn", reason=message, release=(marker,))
 
 
-def _picture(ctx: Context, path: Path, name: Name, digest: str | None, worker: Crew) -> Entry:
+def _picture(ctx: Context, source: Path, name: Name, worker: Crew) -> Entry:
     """Draw in the scratch folder, make the manifest durable, give the picture its place; one that is there already stays."""
     final = ctx.folder("plots") / names.quicklook_of(name).text
     existing = next((each for each in (final, ctx.folder("plots_archive", name.time) / final.name) if each.exists()), None)
     scratch = ctx.folder("work") / final.name
     place.make_folder(ctx.here, scratch.parent)
+    before, digest = checksum.stamp(source), checksum.sha256(source)
     try:
         if existing is None:
-            _draw_still(path, name, scratch, worker)
+            _draw_still(source, before, name, scratch, worker)
         picture = existing or scratch
         entry = Entry(final.name, picture.stat().st_size, checksum.sha256(picture), parent=digest, by="plot_rawacf")
         if existing is None:
@@ -87,23 +87,20 @@ def _picture(ctx: Context, path: Path, name: Name, digest: str | None, worker: C
         scratch.unlink(missing_ok=True)
 
 
-def _draw_still(path: Path, name: Name, target: Path, worker: Crew) -> None:
+def _draw_still(source: Path, before: tuple[int, int, int], name: Name, target: Path, worker: Crew) -> None:
     """Draw a file that lies still; what was found in one that changes meanwhile counts for nothing."""
     try:
         from dataflow.lib.plots import rawacf_quicklook
     except ImportError as error:
         raise TryLater(f"{name.text} cannot be drawn: {error}. Install dataflow with its extra [campus]") from error
-    before = checksum.stamp(path)
     try:
-        rawacf_quicklook.quicklook(path, name, target, worker)
+        rawacf_quicklook.quicklook(source, name, target, worker)
     finally:
-        if checksum.stamp(path) != before:
+        if checksum.stamp(source) != before:
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
 
 
-def _file_of(ctx: Context, marker: Path) -> Path | None:
-    name = names.parse(marker.name)
-    if name is None or name.kind is not Kind.RAWACF:
-        return None
+def _file_of(ctx: Context, name: Name) -> Path | None:
+    """Where a rawacf lies by now."""
     found = (ctx.folder(key, name.time) / name.text for key in PLACES)
     return next((path for path in found if place.is_regular(path)), None)
