@@ -185,7 +185,7 @@ def _floor(running: Machines, block: Block) -> dict[str, float]:
         "`cp`": _seconds(["cp", *both, folder]),
         "two `sha256sum`": _seconds(["sha256sum", *both, *(folder / path.name for path in both)]),
         "`rsync` over SSH": _seconds(
-            ["rsync", "-a", f"--rsh={link.remote_shell}", folder / block.rawacf.name, f"{link.destination}:{folder}/arrived"]
+            ["rsync", "-a", f"--rsh={link.remote_shell}", folder / block.rawacf.name, f"{link.destination}:floor/"]
         ),
         "reading the needed fields": _seconds([sys.executable, "-c", READ_FIELDS, folder / block.rawacf.name]),
         "`lbzip2`": _seconds(["lbzip2", "--keep", "--force", block.dmap]),
