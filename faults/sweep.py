@@ -38,7 +38,11 @@ FAR, OWN = ("receive", "rsync server"), ("run", "daemon", "send_files")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is killed. ``feed`` gives its input and returns it with hashes; ``finished`` fails unless all of it has arrived."""
+    """What is killed.
+
+    ``feed`` gives its input and returns it with hashes; ``finished`` fails unless all of it has arrived; ``state`` is what must
+    be the same however often it was killed.
+    """
 
     id: str
     host: str
@@ -47,6 +51,7 @@ class Subject:
     run: Callable[[Machines], Run]
     finished: Callable[[Machines, Mapping[Path, str]], None]
     removes_source: bool = True
+    state: Callable[[Machines], dict[str, Any]] = Machines.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ def prepare(cell: Cell, subject: Subject) -> Prepared:
     subject.finished(machines, fed)
     calls = cell.control.calls()
     known = {(Path(text).name, digest) for text, digest in [*before.items(), *visible(machines.files()).items()]}
-    return Prepared(subject, saved, fed, machines.state(), frozenset(known), stood, calls, points(calls))
+    return Prepared(subject, saved, fed, subject.state(machines), frozenset(known), stood, calls, points(calls))
 
 
 def kills(found: Sequence[Point]) -> Iterator[tuple[Point, How]]:
@@ -182,15 +187,16 @@ def _finish(cell: Cell, prepared: Prepared) -> Iterator[str]:
     remove_old_partials(machines, subject)
     _guarded(found := [], lambda: subject.finished(machines, prepared.fed))
     yield from found
-    yield from differences(prepared.end, machines.state())
+    yield from differences(prepared.end, subject.state(machines))
     yield from of_records(machines.here(host, subject.radar) for host in machines.config.flow.hosts)
 
 
 def after_kill(machines: Machines, prepared: Prepared) -> Iterator[str]:
     """What must hold at any moment: nothing visible that is not whole, no input lost, none gone without a record."""
     subject, found = prepared.subject, machines.files()
+    markers = _marker_folders(machines, subject.radar)
     for text, digest in visible(found).items():
-        if (Path(text).name, digest) not in prepared.known:
+        if (Path(text).name, digest) not in prepared.known and machines.root / Path(text).parent not in markers:
             yield f"after the kill {text} is there, but not whole"
     here = machines.here(subject.host, subject.radar)
     waiting = custody.names_in_backlog(here)
@@ -201,6 +207,12 @@ def after_kill(machines: Machines, prepared: Prepared) -> Iterator[str]:
             yield f"after the kill {path.name} is nowhere"
         if subject.removes_source and path.name not in waiting and not is_recorded(here, path.name):
             yield f"after the kill {path.name} is gone without a record"
+
+
+def _marker_folders(machines: Machines, radar: str) -> set[Path]:
+    """Where the files lie that have nothing in them."""
+    heres = [machines.here(host, radar) for host in machines.config.flow.hosts]
+    return {here.folder("to_plot") for here in heres if "to_plot" in here.folder_texts}
 
 
 def _has_arrived(machines: Machines, prepared: Prepared, path: Path) -> bool:

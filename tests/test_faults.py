@@ -76,7 +76,7 @@ RECORDS = """        for outcome in outcomes:
             self.record(outcome)
         ctx.log.sync()
 """
-ASK = '    answer = link.receive("flag", b"".join(path.read_bytes() for path in files), TIMEOUT_S)\n'
+ASK = '    answer = link.receive("flag", b"".join(path.read_bytes() for path in sound), TIMEOUT_S)\n'
 MUTATIONS = (
     Mutation(
         id="the bytes are not synced before the file gets its name",
@@ -119,7 +119,7 @@ MUTATIONS = (
         id="a flag leaves the outbox before the other side has it",
         module="site/send_flag.py",
         texts=(
-            (ASK, "    text = b''.join(path.read_bytes() for path in files)\n    for path in files:\n        path.unlink()\n"
+            (ASK, "    text = b''.join(path.read_bytes() for path in sound)\n    for path in sound:\n        path.unlink()\n"
                   '    answer = link.receive("flag", text, TIMEOUT_S)\n'),
             ("bytes=path.stat().st_size, ", ""),
         ),
