@@ -191,6 +191,8 @@ def test_dmap_file_carries_its_parent_content_and_findings(machines: Machines) -
     assert (entry.sha256, entry.size, entry.parent) == (sha256(dmap), dmap.stat().st_size, digest)
     assert (entry.records, entry.cpids) == (2, (151,)) and (entry.by or "").startswith("convert_on_campus ")
     assert entry.content_sha256 == made(0)[3].content_sha256
+    hdf5 = [entry for entry in machines.admitted("campus") if entry.name == path.name][-1]
+    assert (hdf5.sha256, hdf5.records) == (digest, 2)
 
 
 def test_dmap_file_of_the_same_records_and_other_bytes_is_left_alone(machines: Machines) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Machines
-from step_cases import at, distributed, entry_of, made, parsed, put, to_distribute
+from step_cases import at, distributed, entry_of, made, parsed, put, rot, to_distribute
 from test_step_contract import small_disk
 
 from dataflow.demo import simulate_radar
@@ -314,6 +314,22 @@ def test_good_dmap_file_from_a_radar_is_distributed_and_archived(machines: Machi
     digest = sha256(path)
     assert run(machines).code == 0
     assert {sha256(place) for place in distributed(machines, path)} == {digest}
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["DMAP", "HDF5"])
+def test_file_that_rots_before_it_is_distributed_goes_to_quarantine(machines: Machines, number: int) -> None:
+    path = rot(machines, to_distribute(machines, number))
+    done = run(machines)
+    assert done.outcomes() == {path.name: "quarantined"} and "damaged on disk?" in done.said, done.said
+    assert [staged(machines, target) for target in TARGETS] == [[]] * 3
+
+
+def test_hdf5_file_that_was_just_read_for_its_conversion_is_not_read_again(machines: Machines) -> None:
+    """So nobody would see now that it rots: its archive is the same file, and scrub reads that."""
+    path = to_distribute(machines, 1)
+    machines.admit("campus", "sas", [entry_of(path, records=2)], "campus")
+    rot(machines, path)
+    assert run(machines).outcomes() == {path.name: "done"}
 
 
 def test_file_that_somebody_else_owns_is_distributed_like_any_other(machines: Machines) -> None:

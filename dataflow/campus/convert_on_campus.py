@@ -10,6 +10,7 @@ Needs:    pyDARNio; lbzip2 makes it faster
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dataflow
@@ -69,7 +70,10 @@ def _add_name(ctx: Context, path: Path, final: Path, entry: Entry) -> None:
 
 
 def _convert(ctx: Context, path: Path, name: Name, entry: Entry) -> Entry:
-    """Make the DMAP file of one rawacf and put it into data, its manifest entry first; returns the entry."""
+    """Make the DMAP file of one rawacf and put it into data, its manifest entry first; returns the entry.
+
+    The entry of the HDF5 file says from now on that all of it was read here, so that no later step has to.
+    """
     dmap_name = names.dmap_of(name)
     final = ctx.folder("data") / dmap_name.text
     place.make_folder(ctx.here, final.parent)
@@ -81,7 +85,7 @@ def _convert(ctx: Context, path: Path, name: Name, entry: Entry) -> Entry:
         if existing is not None:
             return _same_content(existing, made, entry)
         child = _child(dmap_name, made, entry)
-        ctx.custody.admit([child], ctx.here.host_name)
+        ctx.custody.admit([child, replace(entry, records=made.records)], ctx.here.host_name)
         place.own(ctx.here, part, ctx.here.file_mode)
         place.publish(part, final)
         return child
