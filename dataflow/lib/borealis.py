@@ -37,8 +37,8 @@ from dataflow.lib.names import Name
 DmapRecord: TypeAlias = dict[str, Any]
 
 RECORDS_PER_OPENING = 100
-FIELD_BYTES_MAX = 1 << 28
-"""No field of a record comes near this; a damaged header may claim more than there is memory."""
+RECORD_BYTES_MAX = 1 << 27
+"""Neither a field nor all that are read of a record come near this; a damaged header may claim more than there is memory."""
 
 LATEST_TIME_S = 4_102_444_800
 """2100: a later time of a sequence is damage."""
@@ -154,6 +154,56 @@ RAWACF_FIELDS: Mapping[str, Field] = {
 """What ``convert_rawacf_record`` reads. ``main_acfs`` and ``xcfs`` are (beams, ranges, lags), ``tx_excitations`` (antennas,)."""
 
 
+def group_of(parent: h5g.GroupID, name: str) -> h5g.GroupID:
+    """A group that lies in the file itself: HDF5 would follow a link into any other file that we may read.
+
+    Raises:
+        ValueError: it is such a link.
+        KeyError: there is none of that name.
+    """
+    _require_inside(parent, name)
+    return h5g.open(parent, name.encode())
+
+
+def dataset_of(parent: h5g.GroupID, name: str) -> h5d.DatasetID:
+    """A dataset whose values lie in the file itself: HDF5 would read them from any other file that a dataset names.
+
+    Raises:
+        ValueError: they lie elsewhere, or it is a link that leads out of the file.
+        KeyError: there is none of that name.
+    """
+    _require_inside(parent, name)
+    dataset = h5d.open(parent, name.encode())
+    if dataset.get_offset() is None:  # chunked mostly; asking for the layout takes ten times as long
+        settings = dataset.get_create_plist()
+        if settings.get_layout() == h5d.VIRTUAL or settings.get_external_count():
+            raise ValueError("its values lie in another file: nothing of that is read")
+    return dataset
+
+
+def _require_inside(parent: h5g.GroupID, name: str) -> None:
+    if parent.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+        raise ValueError("it is a link that may lead out of the file: nothing of that is read")
+
+
+def _require_whole_file_inside(group: h5g.GroupID) -> None:
+    """The same for all that a file holds, for a reader that is not ours. Each group is looked at once: links may form a ring."""
+    waiting, seen = [group], set()
+    while waiting:
+        parent = waiting.pop()
+        if (address := h5g.get_objinfo(parent).objno) in seen:
+            continue
+        seen.add(address)
+        for name in parent:
+            text = name.decode("utf-8", "surrogateescape")
+            _require_inside(parent, text)
+            kind = h5g.get_objinfo(parent, name).type
+            if kind == h5g.GROUP:
+                waiting.append(group_of(parent, text))
+            elif kind == h5g.DATASET:
+                dataset_of(parent, text)
+
+
 def contents(path: Path) -> Contents:
     """Station, slice, time of the first sequence and number of records, from the first record alone.
 
@@ -166,6 +216,7 @@ def contents(path: Path) -> Contents:
         if structure is Structure.V1:
             return _contents_v1(path, file)
         with _reading(path, f"{structure} structure"):
+            _require_whole_file_inside(file.id)
             owner = file if structure is Structure.ARRAY else file[min(file)]
             times = np.ravel(file["sqn_timestamps"][0] if structure is Structure.ARRAY else owner["sqn_timestamps"][()])
             return Contents(
@@ -281,7 +332,7 @@ def _contents_v1(path: Path, file: h5py.File) -> Contents:
     known: dict[str, _Type] = {}
     key = METADATA
     try:
-        metadata, first = (h5g.open(file.id, group.encode()) for group in (METADATA, names[0]))
+        metadata, first = (group_of(file.id, group) for group in (METADATA, names[0]))
         values = {}
         for key in ("station", "slice_id", "sqn_timestamps"):
             group = metadata if key.encode() in metadata else first
@@ -299,8 +350,10 @@ def _structure(path: Path, file: h5py.File) -> Structure:
             return Structure.V1
         if "borealis_git_hash" in file.attrs:
             return Structure.ARRAY
-        if keys and "borealis_git_hash" in file[keys[0]].attrs:
-            return Structure.SITE
+        if keys:
+            _require_inside(file.id, keys[0])
+            if "borealis_git_hash" in file[keys[0]].attrs:
+                return Structure.SITE
     if not keys:
         raise BadFile("no records", f"{path} is an HDF5 file without a single record")
     raise BadFile("not a Borealis file", f"{path} is HDF5, but neither of the structures that Borealis has written")
@@ -320,12 +373,13 @@ def _record_names(path: Path, file: h5py.File) -> list[str]:
 def _with_metadata(path: Path, file: h5py.File, fields: Mapping[str, Field]) -> _Opening:
     key = "(none: the group itself)"
     try:
-        group = h5g.open(file.id, METADATA.encode())
+        group = group_of(file.id, METADATA)
         opening = _Opening(path, file, fields, {}, {}, {})
         for key, field in fields.items():
             if key.encode() in group:
                 opening.addresses[key] = group.links.get_info(key.encode()).u
                 opening.metadata[key] = _read(group, key, field, opening.known)
+        _check_size(opening.metadata)
     except _READ_ERRORS as error:
         raise _judged(error, path, f"{METADATA}, field {key}") from error
     return opening
@@ -335,7 +389,7 @@ def _values(opening: _Opening, name: str) -> dict[str, Any]:
     values = dict(opening.metadata)
     key = "(none: the group itself)"
     try:
-        group = h5g.open(opening.file.id, name.encode())
+        group = group_of(opening.file.id, name)
         links = group.links
         for key, field in opening.fields.items():
             link = key.encode()
@@ -345,6 +399,7 @@ def _values(opening: _Opening, name: str) -> dict[str, Any]:
             elif _address(links, link) not in (None, opening.addresses[key]):
                 own = _read(group, key, field, opening.known)
                 _refuse_contradiction(opening.path, name, key, own, opening.metadata[key])
+        _check_size(values)
     except _READ_ERRORS as error:
         raise _judged(error, opening.path, f"record {name}, field {key}") from error
     return values
@@ -370,7 +425,7 @@ def _refuse_contradiction(path: Path, name: str, key: str, own: Any, shared: Any
 
 def _read(group: h5g.GroupID, key: str, field: Field, known: dict[str, _Type]) -> Any:
     """One dataset, as ``dataset[()]`` returns it. ``known`` remembers the types, for as long as the file is open."""
-    dataset = h5d.open(group, key.encode())
+    dataset = dataset_of(group, key)
     stored = dataset.get_type()
     if key not in known or not known[key].stored.equal(stored):
         known[key] = _type(dataset, stored, field)
@@ -391,8 +446,13 @@ def _type(dataset: h5d.DatasetID, stored: h5t.TypeID, field: Field) -> _Type:
 def _check_shape(shape: tuple[int, ...] | None, numpy_type: np.dtype[Any], field: Field) -> None:
     if shape is None or len(shape) != field.dimensions:
         raise ValueError(f"its shape is {shape}, where {field.dimensions} dimensions are expected")
-    if numpy_type.itemsize * math.prod(shape) > FIELD_BYTES_MAX:
+    if numpy_type.itemsize * math.prod(shape) > RECORD_BYTES_MAX:
         raise ValueError(f"its shape is {shape}, more than any record of a radar holds")
+
+
+def _check_size(values: Mapping[str, Any]) -> None:
+    if (size_bytes := sum(getattr(value, "nbytes", 0) for value in values.values())) > RECORD_BYTES_MAX:
+        raise ValueError(f"its fields are {size_bytes} bytes, more than any record of a radar holds")
 
 
 @contextmanager

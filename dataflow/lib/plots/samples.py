@@ -27,9 +27,10 @@ from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
-from h5py import h5d, h5s, h5t
+from h5py import h5s, h5t
 from numpy.typing import NDArray
 
+from dataflow.lib.borealis import dataset_of, group_of
 from dataflow.lib.errors import BadFile, TryLater
 
 File: TypeAlias = Any
@@ -136,8 +137,8 @@ def survey(path: Path) -> Survey:
             values: dict[str, NDArray[Any]] = {}
             for at.field in _SHARED:
                 # What changes within a file is not among its metadata; then the first record's is shown.
-                holder = file[_METADATA] if at.field in file[_METADATA] else file[names[0]]
-                values[at.field] = np.asarray(holder[at.field][()])
+                metadata, first = (group_of(file.id, group) for group in (_METADATA, names[0]))
+                values[at.field] = _value(metadata if at.field.encode() in metadata else first, at.field)
             at.field = "rx_antennas"
             antennas, main = _antennas(values["antennas"], values["rx_antennas"], values["rx_main_antennas"])
             at.field = "rx_sample_rate"
@@ -250,7 +251,7 @@ def _median(power: Floats) -> Floats:
 
 def _power(file: File, record: str, shape: tuple[int, int]) -> Floats:
     """|IQ|² of the drawn samples of one record, (antennas, sequences, ``SAMPLES``); NaN for samples that it has not."""
-    dataset = h5d.open(file.id, f"{record}/{_DATA}".encode())
+    dataset = dataset_of(group_of(file.id, record), _DATA)
     stored = dataset.shape
     if stored is None or len(stored) != 3 or stored[:2] != shape:
         raise ValueError(f"its shape is {stored}, where {shape} antennas and sequences are expected")
@@ -290,7 +291,7 @@ def _times(path: Path, names: list[str]) -> tuple[NDArray[np.int64], Times, Time
 
 
 def _record_times(file: File, record: str) -> Times:
-    dataset = h5d.open(file.id, f"{record}/{_TIMES}".encode())
+    dataset = dataset_of(group_of(file.id, record), _TIMES)
     shape = dataset.shape
     if shape is None or len(shape) != 1 or shape[0] * 8 > RECORD_BYTES_MAX:
         raise ValueError(f"its shape is {shape}, where a time for each sequence is expected")
@@ -301,6 +302,13 @@ def _record_times(file: File, record: str) -> Times:
         if not ((times_s > earliest_s) & (times_s < latest_s)).all():
             raise ValueError(f"{times_s.min()} to {times_s.max()} are not the times (Unix time, seconds) of a radar")
     return times_s
+
+
+def _value(group: Any, field: str) -> NDArray[Any]:
+    dataset = h5py.Dataset(dataset_of(group, field))
+    if dataset.size is None or dataset.size * dataset.dtype.itemsize > RECORD_BYTES_MAX:
+        raise ValueError(f"its shape is {dataset.shape}, more than any record of a radar holds")
+    return np.asarray(dataset[()])
 
 
 def _antennas(labels: NDArray[Any], recorded: NDArray[Any], main: NDArray[Any]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
