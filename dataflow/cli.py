@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dataflow
-from dataflow.lib import config, context
+from dataflow.lib import config, context, names
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown
@@ -143,11 +143,11 @@ def trace(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(hops, indent=1))
     else:
-        print("\n".join(_hop_text(hop) for hop in hops))
+        print(_shown("\n".join(_hop_text(hop) for hop in hops)))
         if not is_whole:
             print(f"This is what {here.machine.name} knows; the whole custody is told on campus.")
     for fault in faults:
-        print(f"dataflow: {fault}", file=sys.stderr)
+        print(_shown(f"dataflow: {fault}"), file=sys.stderr)
     return Exit.LEFT_OVER if faults else Exit.ACCOUNTED
 
 
@@ -268,7 +268,7 @@ def _here(loaded: Config, arguments: argparse.Namespace) -> Here:
 
 def _context(loaded: Config, arguments: argparse.Namespace, host: str, step: str, part: str = "") -> Context:
     def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(_shown(text), file=sys.stderr, flush=True)
 
     ctx = context.open_context(loaded, host, arguments.radar, step, part, say)
     _require_user(loaded, ctx.here)
@@ -346,7 +346,12 @@ def _tell_results(arguments: argparse.Namespace, results: Iterable[Result]) -> i
 
 
 def _print(arguments: argparse.Namespace, found: Any, text: str) -> None:
-    print(json.dumps(found, indent=1) if arguments.json else text)
+    print(json.dumps(found, indent=1) if arguments.json else _shown(text))
+
+
+def _shown(text: str) -> str:
+    """A text as a terminal may see it: names of files may hold what commands it."""
+    return "\n".join(map(names.printable, text.split("\n")))
 
 
 def _status_text(found: dict[str, Any]) -> str:

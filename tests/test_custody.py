@@ -105,7 +105,7 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_adopted(ctx, monkeypatch)
     ctx.clock.advance(SETTLE_S + 1)
     sha256_on_disk = checksum.sha256_on_disk
 
-    def slow(path):
+    def slow(path, pace):
         digest = sha256_on_disk(path)
         with path.open("ab") as stream:
             stream.write(b"more")

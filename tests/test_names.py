@@ -6,6 +6,7 @@ import os
 from datetime import UTC, datetime
 
 import pytest
+import strangers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -185,6 +186,14 @@ def test_a_name_is_shown_without_control_characters(name):
     shown = names.printable(name)
     assert shown.isprintable()
     shown.encode("utf-8")
+
+
+def test_ten_thousand_hostile_names_are_no_names():
+    for example in GOOD:
+        for name in strangers.names(example, 10_000 // len(GOOD)):
+            text = os.fsdecode(name)
+            assert parse(text) is None or (text.isascii() and text.isprintable() and not set(text) & set("/ ;$'\"`|&*?")), text
+            assert names.printable(text).isprintable()
 
 
 def test_printable_leaves_ordinary_names_alone():

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def here(tmp_path):
 
 
 @pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "holding" / NAME
+def source(here):
+    path = here.roots["sddata"] / "holding" / NAME
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     return path
@@ -82,6 +83,7 @@ def test_across_file_systems_the_copy_is_verified(here, source):
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     try:
         assert folder.stat().st_dev != here.roots["sddata"].stat().st_dev, "this test needs two file systems"
+        here = replace(here, roots={**here.roots, "far": folder})
         far = folder / NAME
         shutil.copy(source, far)
         path = put(here, far)
@@ -125,8 +127,12 @@ def test_an_unmounted_quarantine_takes_nothing(here, source):
     assert source.exists() and not here.folder("quarantine").exists()
 
 
-def test_a_folder_in_its_place_keeps_the_file(here, source):
+def test_a_folder_in_its_place_is_as_good_as_another_file(here, source):
     (here.folder("quarantine") / NAME).mkdir(parents=True)
+    assert put(here, source).name == f"{NAME}.{SHA256[:12]}"
+    (here.folder("quarantine") / f"{NAME}.reason.json").mkdir()
+    (here.folder("quarantine") / NAME).rmdir()
+    source.write_bytes(b"other content")
     with pytest.raises(OSError):
         put(here, source)
     assert source.exists()

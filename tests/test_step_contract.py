@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import strangers
 from loopback import Machines, Run, kind_and_hash
 from step_cases import CASES, Case, at
 
-from dataflow.lib import config, custody
+from dataflow.lib import config, custody, runner
 from dataflow.lib.checksum import sha256
 from dataflow.lib.config import MARKER
 
@@ -306,20 +307,32 @@ def unknown_names(example: Path) -> list[Path]:
 
 
 def things_that_are_no_files(machines: Machines, case: Case, outside: Path) -> list[Path]:
-    """A link to a file outside, a link to nothing, a FIFO and a folder, each under a good name."""
-    kinds: tuple[Callable[[Path], object], ...] = (
-        lambda path: path.symlink_to(outside),
-        lambda path: path.symlink_to(outside.with_name("nothing")),
-        os.mkfifo,
-        Path.mkdir,
-    )
+    """Links to a file outside, a folder, nothing, themselves; pipes, sockets, devices, folders: each under a good name."""
     paths = []
-    for number, make in enumerate(kinds, start=20):
+    for number, make in enumerate(strangers.no_files(outside), start=20):
         path = case.feed(machines, number)
         path.unlink()
         make(path)
         paths.append(path)
     return paths
+
+
+@over_every_step("ten thousand")
+def test_ten_thousand_strange_names_hold_up_nothing(case: Case, machines: Machines) -> None:
+    """Nothing is executed, touched, deleted or stuck, and the log is not flooded either."""
+    path = case.feed(machines, 1)
+    fed = hashes([path])
+    made = strangers.make_all(path.parent, path.name, 10_000)
+    before = strangers.stamps(path.parent)
+    done = run(machines, case)
+    assert done.code == 0, done.said
+    assert_finished(machines, case, fed)
+    after = strangers.stamps(path.parent)
+    assert {name: after.get(name) for name in made} == {name: before[name] for name in made}
+    assert not [folder for folder in (Path.home(), Path.cwd(), machines.private, path.parent) if (folder / "PWNED").exists()]
+    assert len(done.of("alert")) <= runner.STRANGERS_TOLD + 1 and len(done.said) < 20_000
+    again = run(machines, case)
+    assert again.code == 0 and not again.of("alert"), again.said
 
 
 @over_every_step("changing")
@@ -485,5 +498,5 @@ def test_the_table_leaves_nothing_out() -> None:
     for case in CASES:
         assert set(case.exempt) <= ROWS, case.id
         assert all(len(reason.split()) > 4 for reason in case.exempt.values()), case.id
-        assert not {"empty", "twice", "full", "hostile", "counts"} & set(case.exempt), case.id
+        assert not {"empty", "twice", "full", "hostile", "ten thousand", "counts"} & set(case.exempt), case.id
         assert "run" in case.commands and ("receive" in case.commands) is (case.far is not None), case.id

@@ -57,7 +57,7 @@ def test_each_record_is_one_write(log, monkeypatch):
 def _write_many(here, number):
     log = SummaryLog(here, "rsync_to_nas", f"run-{number}", lambda: BEFORE_MIDNIGHT)
     for count in range(300):
-        log.write("file", file=f"{count}", filler="x" * (count * 37 % 6000))
+        log.write("file", outcome="done", file=f"{count}", filler="x" * (count * 37 % 6000))
     log.close()
 
 
@@ -77,9 +77,9 @@ def test_two_processes_never_mix_their_lines(here):
 def test_a_run_over_midnight_goes_on_in_the_next_day(here, log, clock, monkeypatch):
     synced, fsync, path_of = [], os.fsync, "/proc/self/fd/{}".format
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(path_of(descriptor))) or fsync(descriptor))
-    log.write("file", file="before")
+    log.write("file", outcome="done", file="before")
     clock.advance(0.001)
-    log.write("file", file="after")
+    log.write("file", outcome="done", file="after")
     log.sync()
     november, december = summary.own_files(here, date(2026, 11, 30))
     assert (november.name, december.name) == ("20261130.sas.rsync_to_nas.jsonl", "20261201.sas.rsync_to_nas.jsonl")
@@ -113,7 +113,7 @@ def test_what_a_crash_tore_takes_no_other_record_along(here, log, clock):
     file = summary.own_files(here, date(2026, 11, 30))[0]
     file.write_bytes(file.read_bytes() + b'{"v":1,"event":"file","outc')
     later = SummaryLog(here, "rsync_to_nas", "run-2", clock)
-    later.write("file", file="whole")
+    later.write("file", outcome="done", file="whole")
     later.close()
     assert [record["event"] for record in summary.records([file])] == ["start", "file"]
 
@@ -125,7 +125,7 @@ def test_a_log_that_cannot_be_written_whole_is_an_error(here, log):
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 50, limits[1]))
     try:
         with pytest.raises(OSError):
-            log.write("file", file="x" * 200)
+            log.write("file", outcome="done", file="x" * 200)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     log.write("end")

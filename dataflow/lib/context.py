@@ -110,7 +110,7 @@ def pause_reason(here: Here, step: str) -> str | None:
     """Why a step is paused, or None."""
     for name in (None, step):
         try:
-            return pause_file(here, name).read_text(encoding="utf-8").strip() or "no reason given"
+            return pause_file(here, name).read_text(encoding="utf-8", errors="replace").strip() or "no reason given"
         except FileNotFoundError:
             continue
     return None

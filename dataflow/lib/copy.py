@@ -106,7 +106,7 @@ def add_name(here: Here, source: Path, final: Path, sha256: str) -> None:
     try:
         os.link(source, final, follow_symlinks=False)
     except FileExistsError:
-        if not source.samefile(final):
+        if not (place.is_regular(final) and source.samefile(final)):
             _holds(final, sha256)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM):
@@ -142,19 +142,15 @@ def make_ready(here: Here, source: Path, ready: Path, sha256: str, link: bool) -
 
 
 def _feed(source: Path, parts: Sequence[Path], compress: bool, read_limit_mib_s: int | None) -> Copied:
-    compressor = bz2.BZ2Compressor() if compress else None
     read, written = hashlib.sha256(), hashlib.sha256()
     size = 0
     with ExitStack() as stack:
         reader = stack.enter_context(source.open("rb", buffering=0))
         before = os.fstat(reader.fileno())
         writers = [stack.enter_context(part.open("xb", buffering=0)) for part in parts]
-        for chunk in _limited(checksum.chunks(reader.fileno()), read_limit_mib_s):
-            read.update(chunk)
-            out = compressor.compress(chunk) if compressor else chunk
-            size += _write_all(writers, out, written)
-        if compressor:
-            size += _write_all(writers, compressor.flush(), written)
+        pieces = _hashed(_limited(checksum.chunks(reader.fileno()), read_limit_mib_s), read)
+        for piece in _hashed(_compressed(pieces), written) if compress else pieces:
+            size += _write_all(writers, piece)
         for writer in writers:
             os.fsync(writer.fileno())
         os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -162,11 +158,23 @@ def _feed(source: Path, parts: Sequence[Path], compress: bool, read_limit_mib_s:
         _require_unchanged(source, before, after)
     for part in parts:
         os.utime(part, ns=(before.st_atime_ns, before.st_mtime_ns))
-    return Copied(read.hexdigest(), before.st_size, written.hexdigest(), size)
+    return Copied(read.hexdigest(), before.st_size, (written if compress else read).hexdigest(), size)
 
 
-def _write_all(writers: Sequence[FileIO], out: bytes | memoryview, digest: hashlib._Hash) -> int:
-    digest.update(out)
+def _hashed(pieces: Iterator[bytes | memoryview], digest: hashlib._Hash) -> Iterator[bytes | memoryview]:
+    for piece in pieces:
+        digest.update(piece)
+        yield piece
+
+
+def _compressed(pieces: Iterator[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    compressor = bz2.BZ2Compressor()
+    for piece in pieces:
+        yield compressor.compress(piece)
+    yield compressor.flush()
+
+
+def _write_all(writers: Sequence[FileIO], out: bytes | memoryview) -> int:
     for writer in writers:
         view = memoryview(out)
         while view:
@@ -201,7 +209,7 @@ def _holds(final: Path, sha256: str) -> bool:
     return True
 
 
-def _limited(pieces: Iterator[memoryview], limit_mib_s: int | None) -> Iterator[memoryview]:
+def _limited(pieces: Iterator[memoryview], limit_mib_s: int | None) -> Iterator[bytes | memoryview]:
     pace = checksum.Pace(limit_mib_s * 2**20) if limit_mib_s else None
     for piece in pieces:
         yield piece

@@ -39,15 +39,13 @@ def _never_ends(flow: Flow, host: Host) -> bool:
 
 
 def _number_findings(flow: Flow) -> Iterator[Finding]:
-    for section in ("files", "daemon", "ssh", "transfer", "campus", "scrub", "antenna_health"):
+    for section in ("files", "daemon", "ssh", "transfer", "plots", "campus", "scrub", "distribute", "antenna_health"):
         for name, value in asdict(getattr(flow, section)).items():
-            may_be_zero = section == "files" or name == "every_days"
+            may_be_zero = section == "files" or name in ("every_days", "archive_after_h", "stale_days")
             if isinstance(value, int | float) and not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
                 yield (section, name), f"must be {'zero or more' if may_be_zero else 'more than zero'}, not {value}"
     if flow.files.block_s == 0:
         yield ("files", "block_s"), "must be more than zero"
-    if flow.plots.processes < 1:
-        yield ("plots", "processes"), "must be at least 1"
 
 
 def _host_findings(flow: Flow, key: schema.Key, host: Host) -> Iterator[Finding]:

@@ -25,6 +25,9 @@ from dataflow.lib.summary import moment, timestamp
 VERSION = 1
 CRC32 = "crc32"
 """The key of the CRC-32 (of ISO 3309, as zlib has it) of the flag's JSON without this key, keys in order, no spaces."""
+DOCUMENT_BYTES_MAX = 16 << 20
+"""A manifest of a batch of 2,000 files is 1 MB; JSON takes up to thirty times its size in memory."""
+SIZE_BYTES_MAX = 1 << 63
 _FILE_NAME = re.compile(r"\d{8}T\d{6}\.\d{6}Z\.[a-z]{3}\.[a-z][a-z0-9_-]{0,40}\.flag", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _OPTIONAL: dict[str, type[Any]] = {"parent": str, "by": str, "content_sha256": str, "records": int, "cpids": list}
@@ -93,7 +96,7 @@ def decode(content: bytes) -> Flag:
             run=_typed(document["run"], str),
             files=files,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFile("unreadable flag", f"the flag cannot be read: {type(error).__name__}: {error}") from error
     if not is_flag_name(found.file_name):
         raise BadFile("unreadable flag", f"the flag's id, radar or sender is malformed: {found.file_name[:80]!r}")
@@ -108,6 +111,8 @@ def read(path: Path) -> Flag:
     """
     if not place.is_regular(path):
         raise BadFile("unreadable flag", "it is no regular file")
+    if path.stat().st_size > DOCUMENT_BYTES_MAX:
+        raise BadFile("unreadable flag", f"it is longer than {DOCUMENT_BYTES_MAX >> 20} MiB")
     return decode(path.read_bytes())
 
 
@@ -148,6 +153,8 @@ def read_folder(folder: Path) -> list[tuple[Path, Flag]]:
 def _read(content: bytes, what: str) -> tuple[dict[str, Any], tuple[Entry, ...]]:
     """The JSON of a flag or manifest that this dataflow can read, and its entries."""
     try:
+        if len(content) > DOCUMENT_BYTES_MAX:
+            raise ValueError(f"it is longer than {DOCUMENT_BYTES_MAX >> 20} MiB")
         document = _typed(json.loads(content), dict)
         told = document.pop(CRC32, None)
         version = _typed(document["v"], int)
@@ -155,20 +162,25 @@ def _read(content: bytes, what: str) -> tuple[dict[str, Any], tuple[Entry, ...]]
             raise BadFile(f"newer {what}", f"the {what} is of version {version}; this dataflow reads up to {VERSION}: upgrade it")
         if told not in (None, _crc32(document)):
             raise ValueError("it does not match its own checksum: damaged on a disk?")
-        return document, tuple(_entry(_typed(item, dict)) for item in _typed(document["files"], list))
+        return document, tuple(entry(item) for item in _typed(document["files"], list))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadFile(f"unreadable {what}", f"the {what} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _entry(item: dict[str, Any]) -> Entry:
-    """An entry; what is optional may be missing, null or of the right type."""
+def entry(document: Any) -> Entry:
+    """An entry from its JSON; what is optional may be missing, null or of the right type.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    item = _typed(document, dict)
     optional = {key: _typed(item[key], kind) for key, kind in _OPTIONAL.items() if item.get(key) is not None}
     if "cpids" in optional:
         optional["cpids"] = tuple(_typed(cpid, int) for cpid in optional["cpids"])
     name, size, sha256 = _typed(item["name"], str), _typed(item["size"], int), _typed(item["sha256"], str)
     if "/" in name or "\0" in name or name in ("", ".", ".."):
         raise ValueError(f"not a file name: {name!r}")
-    if size < 0 or not _SHA256.fullmatch(sha256):
+    if not 0 <= size <= SIZE_BYTES_MAX or not _SHA256.fullmatch(sha256):
         raise ValueError(f"no size and SHA-256 for {name!r}")
     return Entry(name, size, sha256, **optional)
 

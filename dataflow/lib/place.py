@@ -29,7 +29,7 @@ def check_root(here: Here, root: str) -> None:
     """
     marker = here.roots[root] / MARKER
     try:
-        named = marker.read_text(encoding="utf-8").strip()
+        named = _first_bytes(marker)
     except OSError as error:
         raise TryLater(
             f"{here.roots[root]} is not in use: its marker {MARKER} cannot be read ({error.strerror}). Is the disk mounted? "
@@ -37,6 +37,15 @@ def check_root(here: Here, root: str) -> None:
         ) from error
     if named != root:
         raise TryLater(f"{marker} names the root {named!r}, not {root!r}: another disk is mounted at {here.roots[root]}")
+
+
+def _first_bytes(path: Path) -> str:
+    """The beginning of a file, whatever is in it; of a pipe nothing, without waiting for somebody who writes to it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 100).decode("utf-8", "replace").strip()
+    finally:
+        os.close(descriptor)
 
 
 def require_answer(here: Here, root: str) -> None:
@@ -130,7 +139,8 @@ def publish(part: Path, final: Path) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a small file of our own (state, flag, reason) under its name by rename after fsync, replacing an older one."""
     part = part_of(path)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o664)
+    part.unlink(missing_ok=True)  # what lies there may be a link or a pipe: a part is always made anew
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664)
     try:
         view = memoryview(content)
         while view:
@@ -145,7 +155,10 @@ def write_whole(path: Path, content: bytes) -> None:
 def mark(here: Here, marker: Path) -> None:
     """Make a marker durable: an empty file whose name says what is still to be done with the file of that name."""
     make_folder(here, marker.parent)
-    marker.touch()
+    try:
+        os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o664))
+    except FileExistsError:  # as good; and if it is a link, nobody followed it
+        pass
     checksum.sync_folder(marker.parent)
 
 

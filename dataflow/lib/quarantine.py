@@ -13,12 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum, copy, place
+from dataflow.lib import checksum, copy, names, place
 from dataflow.lib.config import Here
 from dataflow.lib.errors import BadConfig
 from dataflow.lib.summary import timestamp
 
 REASON_ENDING = ".reason.json"
+_REASON_BYTES_MAX = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def admit(here: Here, source: Path, kind: str, message: str, step: str, now: dat
     place.make_folder(here, folder)
     digest = checksum.sha256(source)
     final = folder / source.name
-    if os.path.lexists(final) and checksum.sha256(final) != digest:
+    if os.path.lexists(final) and not (place.is_regular(final) and checksum.sha256(final) == digest):
         final = folder / f"{source.name}.{digest[:12]}"
     reason = Reason(source.name, str(source), kind, message, step, timestamp(now), digest, details)
     place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(reason), indent=1).encode() + b"\n")
@@ -81,12 +82,17 @@ def retry(here: Here, path: Path) -> Path:
 
     Raises:
         Conflict: another file lies there now.
-        BadConfig: nothing tells where it came from.
+        BadConfig: it is no file, or nothing tells where it came from, or that is no place of this host.
     """
     reason = _reason_of(path)
+    if not place.is_regular(path):
+        raise BadConfig(f"{path} is no regular file, so it cannot be tried again: remove it")
     if not reason.source:
         raise BadConfig(f"nothing beside {path} tells where it came from: move it to its place by hand")
     back = Path(reason.source)
+    if back.name != reason.file or ".." in back.parts or not any(back.is_relative_to(root) for root in here.roots.values()):
+        shown = names.printable(reason.source)
+        raise BadConfig(f"the reason of {path} says that it came from {shown}, which is no place of this host: move it by hand")
     copy.move(here, path, back, checksum.sha256(path))
     path.with_name(path.name + REASON_ENDING).unlink(missing_ok=True)
     return back
@@ -99,7 +105,13 @@ def drop(path: Path) -> None:
 
 
 def _reason_of(path: Path) -> Reason:
+    beside = path.with_name(path.name + REASON_ENDING)
     try:
-        return Reason(**json.loads(path.with_name(path.name + REASON_ENDING).read_text()))
-    except (OSError, ValueError, TypeError):
+        if not place.is_regular(beside) or beside.stat().st_size > _REASON_BYTES_MAX:
+            raise ValueError("nothing that a step has written")
+        found = Reason(**json.loads(beside.read_bytes()))
+        if not all(isinstance(getattr(found, key), dict if key == "details" else str) for key in Reason.__slots__):
+            raise TypeError("a field is no text")
+        return found
+    except (OSError, ValueError, TypeError, RecursionError):
         return Reason(path.name, "", "unknown", "no reason lies beside it", "", "", "", {})

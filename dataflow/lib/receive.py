@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +29,12 @@ from dataflow.lib.flag import Entry
 from dataflow.lib.step import trouble
 
 LOGS_FOLDER = ".logs"
+LOG_BYTES_MAX = 64 << 20
+"""A day's log of 10,000 files is 10 MB."""
 ACCEPT_AT_ONCE = 500
 READ_AT_ONCE = 8
 """Files that are synced and read back side by side: enough that their syncs meet in one commit of the journal."""
+_STEP_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}", re.ASCII)
 _STALE_PARTIAL_S = 7 * 86400
 _REQUEST_LIMIT_BYTES = 64 << 20
 Answer = dict[str, Any]
@@ -243,11 +247,16 @@ def _refused_flag(ctx: Context, sender: str, number: str | None, reason: str) ->
 
 def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
     """Copy whole each log that rsync keeps up to date in ``incoming/.logs`` to where this host's readers look."""
-    mirror = ctx.folder("incoming") / LOGS_FOLDER
     taken = 0
-    for source in sorted(mirror.glob("*/*.jsonl")):
+    for source in _logs_sent(ctx):
         final = ctx.here.relayed_logs / ctx.here.radar / source.parent.name / source.name
-        if not place.is_regular(source) or not _is_log_name(ctx, source) or _same_stamp(source, final):
+        if _same_stamp(source, final):
+            continue
+        if source.stat().st_size > LOG_BYTES_MAX:
+            message = (
+                f"the log {source.name} of {sender} is longer than {LOG_BYTES_MAX >> 20} MiB and is not taken: look what fills it"
+            )
+            alert.tell_once(ctx.log, ctx.here, f"log: {source.name}", message)
             continue
         place.make_own_folder(final.parent)
         status = source.stat()
@@ -257,11 +266,20 @@ def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answe
     yield [{"outcome": "done", "files": taken}]
 
 
-def _is_log_name(ctx: Context, path: Path) -> bool:
-    day, radar, *_, ending = [*path.name.split("."), ""][:-1]
-    return (
-        day.isdigit() and len(day) == 8 and radar == ctx.here.radar and ending == "jsonl" and not path.parent.name.startswith(".")
-    )
+def _logs_sent(ctx: Context) -> list[Path]:
+    """The logs in ``incoming/.logs`` with names of logs of this radar and of hosts before this one; no link is followed."""
+    mirror = ctx.folder("incoming") / LOGS_FOLDER
+    hosts = "|".join(map(re.escape, ctx.here.upstream))
+    found: list[Path] = []
+    for folder in sorted(mirror.iterdir()) if _is_folder(mirror) else ():
+        if _STEP_NAME.fullmatch(folder.name) and _is_folder(folder):
+            grammar = re.compile(rf"\d{{8}}\.{ctx.here.radar}\.{re.escape(folder.name)}\.({hosts})\.jsonl", re.ASCII)
+            found += [path for path in place.scan(folder) if grammar.fullmatch(path.name) and place.is_regular(path)]
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _same_stamp(source: Path, final: Path) -> bool:

@@ -19,6 +19,8 @@ from dataflow.lib.step import OUTCOMES, Outcome, kept, load, skipped, trouble
 
 FUSE_FILES = 3
 FUSE_MARK = "fuse: "
+STRANGERS_TOLD = 20
+"""An alert is made durable before the work goes on: ten thousand of them would hold it up for minutes."""
 
 
 def run(ctx: Context, named: Sequence[Path] = ()) -> Exit:
@@ -77,6 +79,7 @@ class Account:
         self._host_down: HostDown | None = None
         self._module: ModuleType
         self._suspects: list[Outcome] = []
+        self._crowded: set[Path] = set()
 
     def work(self) -> None:
         """Find, take batch after batch, settle, count."""
@@ -139,14 +142,25 @@ class Account:
         return good
 
     def _skip(self, path: Path, reason: str) -> None:
-        """Count a stranger each time; record and tell it once, unless a person asked for it."""
+        """Count a stranger each time; record and tell it once, unless a person asked for it. Of many the first ones are told."""
         self.found += 1
+        if self.ledger.counts["skipped"] >= STRANGERS_TOLD and not self.named:
+            self._skip_one_of_many(path.parent)
+            return
         shown = names.printable(str(path))
         is_news = alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: {shown}", f"{shown}: {reason}", file=shown)
         if is_news or self.named:
             self.ledger.record(skipped(path, reason))
         else:
             self.ledger.counts["skipped"] += 1
+
+    def _skip_one_of_many(self, folder: Path) -> None:
+        self.ledger.counts["skipped"] += 1
+        if folder not in self._crowded:
+            self._crowded.add(folder)
+            shown = names.printable(str(folder))
+            message = f"{shown} holds more than {STRANGERS_TOLD} files that are none of ours; they were left where they are"
+            alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: many in {shown}", message)
 
     def _keep_all(self, files: Sequence[Path], reason: str) -> None:
         self.found += len(files)

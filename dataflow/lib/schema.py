@@ -21,6 +21,8 @@ from dataflow.lib.errors import BadConfig
 T = TypeVar("T")
 Key = tuple[str | int, ...]
 """The way to a value: keys of mappings, numbers of list entries."""
+NESTED_MAX = 2000
+"""A document that is nested a hundred thousand deep makes libyaml crash."""
 _ORIGIN_OF_OVERRIDES = "--set "
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _SCALARS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
@@ -32,6 +34,8 @@ def parse(text: str, source: str) -> yaml.Node:
     Raises:
         BadConfig: it is not YAML, or is empty.
     """
+    if any(text.count(opening) > NESTED_MAX for opening in ("[", "{", "- ", "? ")):
+        raise BadConfig(f"{source}: more than {NESTED_MAX} lists or mappings: is it a configuration of dataflow?")
     try:
         node = yaml.compose(_Named(text, source), Loader=_Loader)
     except yaml.YAMLError as error:
@@ -183,13 +187,15 @@ def _bind_scalar(node: yaml.Node, kind: type, path: str, complain: _Complain) ->
         value = float(value)
     if type(value) is not kind:
         complain(node, f"{path} must be {_SCALARS[kind]}, not {_shown(node)}")
+    elif isinstance(value, str) and not value.isprintable():
+        complain(node, f"{path} has characters that cannot be printed: {_shown(node)}")
     return value
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:
     try:
         return yaml.constructor.SafeConstructor().construct_object(node)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # a tag that the text is not of
         return None
 
 

@@ -127,7 +127,10 @@ def _outcomes(files: Sequence[Path], notes: bytes, finished: command.Finished) -
         if word == "done":
             yield step.done(file, "done", reason=text or None)
         elif word == "sent":
-            yield outcome_of_note(file, text)
+            try:
+                yield outcome_of_note(file, text)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                yield step.kept(file, f"the step's note on it cannot be read: {type(error).__name__}: {error}")
         elif word == "bad":
             yield step.bad(file, BadFile(text or "bad", text or "the step calls it bad"))
         elif word == "kept":
@@ -155,10 +158,19 @@ def note_of_outcome(outcome: Outcome) -> str:
 
 
 def outcome_of_note(file: Path, text: str) -> Outcome:
-    """The inverse of ``note_of_outcome`` for one file."""
-    from dataflow.lib import step
-    from dataflow.lib.flag import Entry
+    """The inverse of ``note_of_outcome`` for one file.
+
+    Raises:
+        ValueError, KeyError, TypeError, RecursionError: it is no such note.
+    """
+    from dataflow.lib import flag, step
 
     fields = json.loads(text)
-    deliver = tuple(Entry(**entry) for entry in fields.pop("deliver"))
-    return step.Outcome(file=file, deliver=deliver, release=(file,) if fields.pop("release") else (), **fields)
+    deliver = tuple(flag.entry(entry) for entry in fields.pop("deliver"))
+    found = step.Outcome(file=file, deliver=deliver, release=(file,) if fields.pop("release") else (), **fields)
+    texts = (found.action, found.reason or "", found.kind or "", found.sha256 or "", found.destination or "")
+    if found.outcome not in step.OUTCOMES or not all(isinstance(text, str) for text in texts):
+        raise ValueError("it names no outcome, or a field of it is no text")
+    if not (isinstance(found.bytes, int | None) and not found.actions and not found.admit and not found.details):
+        raise ValueError("it has fields that no sending has")
+    return found

@@ -80,6 +80,22 @@ class Link:
             _down_mark(self.ctx, self.there).write_text(run)
 
 
+def by_key(answer: bytes, key: str) -> dict[str, dict[str, str]]:
+    """The answers of ``receive`` by what each is for (``name``, ``id``), with those of their fields that are texts.
+
+    A line that is no answer, such as a greeting that the other machine's shell prints, is passed over.
+    """
+    found = {}
+    for line in answer.splitlines():
+        try:
+            item = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(item, dict) and isinstance(item.get(key), str):
+            found[item[key]] = {name: value for name, value in item.items() if isinstance(value, str)}
+    return found
+
+
 def connect(ctx: Context, host: str) -> Link:
     """A proved connection to the machine that plays ``host`` for this radar: the shared one, or a new one in its place.
 

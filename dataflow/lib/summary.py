@@ -21,6 +21,12 @@ from dataflow.lib.config import Here
 VERSION = 1
 Record = dict[str, Any]
 
+RECORD_BYTES_MAX = 1 << 20
+"""A line that is longer is no record: the longest hold a traceback."""
+_ALWAYS = ("time", "host", "step", "event")
+_TEXTS = ("run", "machine", "radar", "file", "outcome", "action", "reason", "source", "destination", "sha256", "parent", "kind")
+_NUMBERS = ("bytes", "seconds")
+
 CHECKED = "scrubbed"
 """The action of a file that was read again in its place and found as it was."""
 DAMAGED = "damaged"
@@ -119,16 +125,28 @@ def _logs(folder: Path, pattern: str, since: date) -> list[Path]:
 
 
 def records(files: list[Path]) -> Iterator[Record]:
-    """The records of log files; a torn line or one of a newer version is passed over."""
+    """The records of log files; what is none, such as a torn line, or is of a newer version, is passed over.
+
+    Logs come from other hosts too: of each record that is given the fields have the types that readers count on.
+    """
     for path in files:
         with path.open("rb") as stream:
-            for line in stream:
+            while line := stream.readline(RECORD_BYTES_MAX):
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
-                if isinstance(record, dict) and type(record.get("v")) is int and record["v"] <= VERSION:
+                if isinstance(record, dict) and _is_record(record):
                     yield record
+
+
+def _is_record(record: Record) -> bool:
+    if type(record.get("v")) is not int or record["v"] > VERSION:
+        return False
+    required = _ALWAYS if record.get("event") != "file" else (*_ALWAYS, "file", "outcome")
+    return all(isinstance(record.get(key), str) for key in required) and all(
+        isinstance(record.get(key), kind | None) for keys, kind in ((_TEXTS, str), (_NUMBERS, int | float)) for key in keys
+    )
 
 
 def day_before(now: datetime, days: int) -> date:

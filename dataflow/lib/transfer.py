@@ -43,7 +43,7 @@ def deliver(ctx: Context, host: str, files: Sequence[Path], entries: Mapping[Pat
     total_bytes = sum(entry.size for entry in entries.values())
     manifest = {"v": VERSION, "run": ctx.run, "files": [entries[file].document() for file in files]}
     answer = link.receive("accept", json.dumps(manifest).encode(), _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S)
-    answers = {item["name"]: item for item in (json.loads(line) for line in answer.splitlines()) if "name" in item}
+    answers = ssh.by_key(answer, "name")
     for file in files:
         yield _outcome(link, file, stamps[file], entries[file], answers.get(file.name), complaint)
 
@@ -79,7 +79,7 @@ def _outcome(
     machine = link.there.machine.name
     if answer is None:
         return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
-    word, reason = answer["outcome"], answer.get("reason", "")
+    word, reason = answer.get("outcome", ""), answer.get("reason", "")
     if _stamp(file) != stamp:
         return kept(file, f"it changed while it was sent to {machine}; it is tried again when it lies still")
     action = "duplicate" if answer.get("action") == "duplicate" else "delivered"

@@ -9,7 +9,6 @@ Needs:    a key for the next host
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         return
     link = ssh.connect(ctx, ctx.here.host.next)
     answer = link.receive("flag", b"".join(path.read_bytes() for path in sound), TIMEOUT_S)
-    answers = {item["id"]: item for item in map(json.loads, answer.splitlines())}
+    answers = ssh.by_key(answer, "id")
     machine = link.there.machine.name
     for path in sound:
         item = answers.get(path.name.split(f".{ctx.here.radar}.")[0], {})
