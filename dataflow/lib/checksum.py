@@ -81,6 +81,12 @@ def sync_file(path: Path) -> None:
         _sync(stream.fileno())
 
 
+def forget(path: Path) -> None:
+    """Drop a file that will not be read again soon from the page cache."""
+    with path.open("rb", buffering=0) as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: a rename counts only after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

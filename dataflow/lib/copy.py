@@ -68,6 +68,7 @@ def copy_to(
     parts = [place.part_of(final) for final in finals]
     try:
         copied = _feed(source, parts, compress, read_limit_mib_s)
+        checksum.forget(source)  # a radar computer's memory is for its radar
         if expected_sha256 is not None and copied.source_sha256 != expected_sha256:
             raise TryLater(f"{source} reads differently now than before: hash {copied.source_sha256}, was {expected_sha256}")
         for part, final in zip(parts, finals, strict=True):
@@ -153,7 +154,6 @@ def _feed(source: Path, parts: Sequence[Path], compress: bool, read_limit_mib_s:
             size += _write_all(writers, piece)
         for writer in writers:
             os.fsync(writer.fileno())
-        os.posix_fadvise(reader.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         after = os.fstat(reader.fileno())
         _require_unchanged(source, before, after)
     for part in parts:
