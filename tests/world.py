@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from dataflow.demo import machines
 from dataflow.lib import check, config, context, runner, summary
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Context, Requests
@@ -17,6 +18,7 @@ from dataflow.lib.errors import Exit
 from dataflow.lib.summary import Record, SummaryLog
 
 SHIPPED = Path(__file__).parents[1] / "config.yaml"
+_WITHOUT_LIMITS = tuple(machines.without_limits(config.load(SHIPPED).flow))
 _RUNS = itertools.count()
 
 
@@ -73,7 +75,7 @@ class World:
 
 def make(root: Path, overrides: Sequence[str] = (), radars: Sequence[str] = ("sas",), source: Path = SHIPPED) -> World:
     """The shipped configuration with every root of some radars' machines marked as the right disk."""
-    loaded = config.load(source, root, overrides)
+    loaded = config.load(source, root, [*_WITHOUT_LIMITS, *overrides])
     for radar in radars:
         for host in loaded.flow.radars[radar].machines:
             list(check.look(loaded.here(host, radar), create_markers=True))

@@ -79,6 +79,7 @@ def _convert(ctx: Context, path: Path, name: Name, entry: Entry) -> Entry:
     place.make_folder(ctx.here, final.parent)
     part = place.part_of(final)
     part.unlink(missing_ok=True)
+    place.require_room(ctx.here, [final.parent], entry.size)
     try:
         made = conversion.convert(path, part, name, expected_sha256=entry.sha256, processes=ctx.flow.campus.conversion_processes)
         existing = _existing(ctx, dmap_name)

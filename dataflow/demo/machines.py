@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataflow.lib import check, command, config, keys, ssh
-from dataflow.lib.config import Config
+from dataflow.lib.config import Config, Flow
 from dataflow.lib.errors import BadConfig
 
 START_LIMIT_S = 10.0
@@ -72,6 +72,7 @@ def running(
     secrets = root.absolute() / ".machines"
     secrets.mkdir(parents=True, exist_ok=True)
     secrets.chmod(0o700)
+    overrides = [*without_limits(config.load(source).flow), *overrides]
     loaded = config.load(source, root.absolute(), overrides)
     with ExitStack() as stack:
         listening: dict[str, tuple[str, int]] = {}
@@ -93,6 +94,18 @@ def running(
             yield Machines(root.absolute(), final)
         finally:
             _disconnect(final, radars)
+
+
+def without_limits(flow: Flow) -> Iterator[str]:
+    """The overrides that lift the limits of all roots: those are of real disks, and here all machines share this computer's."""
+    of_hosts = ((f"hosts.{name}", host.roots) for name, host in flow.hosts.items())
+    of_machines = (
+        (f"radars.{radar}.machines.{name}", machine.roots)
+        for radar, entry in flow.radars.items()
+        for name, machine in entry.machines.items()
+    )
+    for key, roots in (*of_hosts, *of_machines):
+        yield from (f"{key}.roots.{root}.{limit}=0" for root in roots for limit in ("reserve_bytes", "min_free_for_iq_bytes"))
 
 
 def _disconnect(final: Config, radars: Sequence[str]) -> None:

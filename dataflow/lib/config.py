@@ -35,10 +35,15 @@ RESERVED_TARGETS = ("archive", "special")
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A place that a host may write to. ``mounted``: a network mount, shared by the machines of one radar."""
+    """A place that a host may write to. ``mounted``: a network mount, shared by the machines of one radar.
+
+    ``reserve_bytes``: what steps leave free there. ``min_free_for_iq_bytes``: what antennas_iq leaves free there for rawacf.
+    """
 
     path: str
     mounted: bool = False
+    reserve_bytes: int = 0
+    min_free_for_iq_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +201,7 @@ class Flow:
 class Here:
     """One host of one radar: its machine, and its folders as paths on that machine. It equals only itself.
 
+    A machine with ``nas: none`` has neither mounted roots nor the folders in them.
     ``upstream``: the hosts that the radar's files pass before they come here, the first one first.
     """
 
@@ -219,6 +225,11 @@ class Here:
     def path(self, text: str, time: datetime | None = None, camera: str = "") -> Path:
         """A path that the configuration writes as ``<root>/<relative>``."""
         return _filled(self, text, (time.year, time.month) if time else None, camera)
+
+    def root_holding(self, path: Path) -> str | None:
+        """The name of the root that a path lies in: of several the innermost; None for state and logs."""
+        holding = [name for name, root in self.roots.items() if path.is_relative_to(root)]
+        return max(holding, key=lambda name: len(self.roots[name].parts), default=None)
 
     def root_of(self, key: str) -> str:
         """The name of the root in which a folder lies."""
@@ -265,7 +276,9 @@ class Config:
         machine = _lookup(_lookup(self.flow.radars, radar, "radar", self.source).machines, host_name, "machine", self.source)
         base = self.root / machine.name if self.root else Path("/")
         state = base / host.state.lstrip("/")
-        roots = {**host.roots, **machine.roots}
+        has_nas = machine.nas == "mounted"
+        roots = {name: root for name, root in {**host.roots, **machine.roots}.items() if has_nas or not root.mounted}
+        folders = {key: text for key, text in {**host.folders, **machine.folders}.items() if text.partition("/")[0] in roots}
         return Here(
             host_name=host_name,
             radar=radar,
@@ -273,7 +286,7 @@ class Config:
             machine=machine,
             roots={name: self._root_path(name, root, radar, base) for name, root in roots.items()},
             root_settings=roots,
-            folder_texts={**host.folders, **machine.folders},
+            folder_texts=folders,
             state=state / f"{host_name}.{radar}",
             logs=base / host.logs.lstrip("/"),
             relayed_logs=base / host.relayed_logs.lstrip("/"),

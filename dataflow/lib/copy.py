@@ -59,12 +59,14 @@ def copy_to(
 
     Raises:
         Conflict: a final name holds other content.
-        TryLater: the source changed while it was read, is not what ``expected_sha256`` says, or a copy read back differs.
+        TryLater: the source changed while it was read, is not what ``expected_sha256`` says, a copy read back differs, or a
+            disk would be left with less than its reserve.
         OSError: a destination cannot be written (full, read-only).
     """
     for final in finals:
         place.make_folder(here, final.parent)
         place.part_of(final).unlink(missing_ok=True)
+    place.require_room(here, [final.parent for final in finals], source.stat().st_size)
     parts = [place.part_of(final) for final in finals]
     try:
         copied = _feed(source, parts, compress, read_limit_mib_s)
@@ -122,7 +124,7 @@ def make_ready(here: Here, source: Path, ready: Path, sha256: str, link: bool) -
     that nobody may write: a reader who edits a link edits the archive.
 
     Raises:
-        TryLater: what was read back is not what it should be.
+        TryLater: what was read back is not what it should be, or the disk would be left with less than its reserve.
     """
     place.make_folder(here, ready.parent)
     part = place.part_of(ready)
@@ -132,6 +134,7 @@ def make_ready(here: Here, source: Path, ready: Path, sha256: str, link: bool) -
         os.link(source, part)
     else:
         if not _reflink(source, part):
+            place.require_room(here, [ready.parent], status.st_size)
             _feed(source, [part], False, None)
         place.own(here, part, here.file_mode)
     if (found := checksum.sha256_on_disk(part)) != sha256:

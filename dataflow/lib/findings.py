@@ -114,6 +114,9 @@ def _root_findings(key: schema.Key, roots: Mapping[str, Root]) -> Iterator[Findi
     for name, root in roots.items():
         if not root.path.startswith("/"):
             yield (*key, "roots", name, "path"), f"must be absolute, not {root.path!r}"
+        for limit in ("reserve_bytes", "min_free_for_iq_bytes"):
+            if getattr(root, limit) < 0:
+                yield (*key, "roots", name, limit), f"must be zero or more, not {getattr(root, limit)}"
 
 
 def _folder_findings(key: schema.Key, folders: Mapping[str, str], roots: Mapping[str, Root]) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -65,6 +66,29 @@ def require_answer(here: Here, root: str) -> None:
     except subprocess.TimeoutExpired as error:
         asking.kill()  # and left behind: it ends when the mount answers, or is given up
         raise TryLater(f"{path} gave no answer within {ANSWER_S:.0f} s: a dead network mount?") from error
+
+
+def free_bytes(here: Here, root: str) -> int:
+    """What is free on the disk of a root, for a user without privileges."""
+    disk = os.statvfs(here.roots[root])
+    return disk.f_bavail * disk.f_frsize
+
+
+def require_room(here: Here, folders: Iterable[Path], size_bytes: int, reserve_bytes: int | None = None) -> None:
+    """Make sure that so much more in each folder leaves every disk the reserve of its root, or the one that is given.
+
+    Raises:
+        TryLater: it does not.
+    """
+    for root, files in Counter(map(here.root_holding, folders)).items():
+        if root is None:
+            continue
+        least_bytes = here.root_settings[root].reserve_bytes if reserve_bytes is None else reserve_bytes
+        if least_bytes and (free := free_bytes(here, root)) - files * size_bytes < least_bytes:
+            raise TryLater(
+                f"{here.roots[root]} has {free / 1e9:.3f} GB free, of which {least_bytes / 1e9:.3f} GB are to stay free: "
+                f"tried again when there is room for {files * size_bytes / 1e9:.3f} GB more"
+            )
 
 
 def scan(folder: Path) -> list[Path]:

@@ -65,6 +65,8 @@ def _hello(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
         place.make_folder(ctx.here, ctx.folder("incoming") / LOGS_FOLDER)
     except (TryLater, OSError) as error:
         answer["trouble"] = trouble(error)
+    else:
+        answer |= _room(ctx)
     yield [answer]
 
 
@@ -74,6 +76,15 @@ def _make_incoming(ctx: Context) -> None:
     if not incoming.is_dir():
         place.make_folder(ctx.here, incoming)
         place.own(ctx.here, incoming, ctx.here.dir_mode & ~0o007)
+
+
+def _room(ctx: Context) -> Answer:
+    """What is to be said when there is no room for more files. What has arrived is taken all the same: it has its room."""
+    try:
+        place.require_room(ctx.here, [ctx.folder("incoming")], 0)
+    except TryLater as error:
+        return {"full": str(error)}
+    return {}
 
 
 def _accept(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import dataflow
-from dataflow.lib import alert, lock, names, place, version
+from dataflow.lib import alert, lock, names, place, space, version
 from dataflow.lib.context import Context, pause_file, pause_reason
 from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
 from dataflow.lib.ledger import Ledger
@@ -74,6 +74,7 @@ class Account:
         self.named = named
         self.ledger = Ledger(ctx)
         self.found = self.waiting = 0
+        self.free: dict[str, int] = {}
         self.problem: str | None = None
         self.fuse_blown = False
         self._host_down: HostDown | None = None
@@ -103,6 +104,7 @@ class Account:
         if not self.named:
             self.ledger.tell_long_kept()
         self._close_manifests()
+        self._watch_space()
         if self._host_down is not None:
             raise self._host_down
         if self.problem is None:
@@ -170,7 +172,7 @@ class Account:
     def _missing_root(self) -> str | None:
         """Why a root that this step uses is not the disk it should be; an unmounted disk is not an empty one."""
         try:
-            for root in getattr(self._module, "ROOTS", ()):
+            for root in self._roots():
                 place.check_root(self.ctx.here, root)
         except TryLater as error:
             self.problem = str(error)
@@ -258,6 +260,16 @@ class Account:
             self.ledger.hold_back(missing)
         self.ledger.settle()
 
+    def _roots(self) -> list[str]:
+        """The roots that this step uses, as far as this machine has them."""
+        return [root for root in getattr(self._module, "ROOTS", ()) if root in self.ctx.here.roots]
+
+    def _watch_space(self) -> None:
+        """Take note of what is free on the roots; the place of a missing one is on another disk."""
+        if not self._missing_root():
+            self.free = {root: place.free_bytes(self.ctx.here, root) for root in self._roots()}
+            space.watch(self.ctx, self.free)
+
     def _close_manifests(self) -> None:
         if getattr(self._module, "ROOTS", None) == ():
             return
@@ -283,7 +295,7 @@ def _close(account: Account, code: Exit, seconds: float) -> Exit:
     try:
         ctx.log.write(
             "end", found=account.found, waiting=account.waiting, **counts, bytes=account.ledger.bytes,
-            seconds=round(seconds, 3), exit=int(code), reason=account.problem,
+            seconds=round(seconds, 3), exit=int(code), reason=account.problem, free=account.free or None,
         )  # fmt: skip
         ctx.log.sync()
     except OSError as error:

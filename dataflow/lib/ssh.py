@@ -69,10 +69,23 @@ class Link:
         """Make sure that the other machine had a place for files when it was last asked.
 
         Raises:
-            TryLater: its disk is not mounted or full.
+            TryLater: its disk is not mounted, or nothing can be written there.
         """
-        if said := self.proof.read_text(encoding="utf-8"):
+        if said := self._said("trouble"):
             raise TryLater(f"{self.there.machine.name} has no place for files now: {said}")
+
+    def require_room(self) -> None:
+        """Make sure that the other machine had room for more files when it was last asked; logs are always few enough.
+
+        Raises:
+            TryLater: its disk is down to its reserve.
+        """
+        if said := self._said("full"):
+            raise TryLater(f"{self.there.machine.name} has no room for files now: {said}")
+
+    def _said(self, key: str) -> str:
+        """What the other machine said that is wrong with its place for files; the proof is empty when nothing is."""
+        return str(json.loads(self.proof.read_text(encoding="utf-8") or "{}").get(key, ""))
 
     def mark_down(self) -> None:
         """Let the later steps of this run of the list leave the machine alone: each would wait for its own time limit."""
@@ -213,11 +226,11 @@ def _prove(link: Link) -> None:
     """Ask for a round trip; what the other machine says is wrong with its place for files is kept for who wants to send some."""
     answer = _ask(link, "hello", b"", HELLO_TIMEOUT_S)
     try:
-        trouble = str(dict(json.loads(answer.stdout)).get("trouble", ""))
+        wrong = {key: text for key, text in dict(json.loads(answer.stdout)).items() if key in ("trouble", "full")}
     except (ValueError, TypeError) as error:
         said = answer.last_lines or repr(answer.stdout[:80])
         raise HostDown(f"{link.there.machine.name} answers, but not as dataflow: {said}") from error
-    link.proof.write_text(trouble, encoding="utf-8")
+    link.proof.write_text(json.dumps(wrong) if wrong else "", encoding="utf-8")
 
 
 def _recent(proof: Path) -> bool:

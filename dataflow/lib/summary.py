@@ -124,14 +124,17 @@ def _logs(folder: Path, pattern: str, since: date) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def records(files: list[Path]) -> Iterator[Record]:
+def records(files: list[Path], holding: bytes = b"") -> Iterator[Record]:
     """The records of log files; what is none, such as a torn line, or is of a newer version, is passed over.
 
     Logs come from other hosts too: of each record that is given the fields have the types that readers count on.
+    ``holding``: only of lines that hold this text.
     """
     for path in files:
         with path.open("rb") as stream:
             while line := stream.readline(RECORD_BYTES_MAX):
+                if holding not in line:
+                    continue
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError):

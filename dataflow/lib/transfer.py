@@ -38,6 +38,7 @@ def deliver(ctx: Context, host: str, files: Sequence[Path], entries: Mapping[Pat
     """
     link = ssh.connect(ctx, host)
     link.require_place()
+    link.require_room()
     stamps = {file: _stamp(file) for file in files}
     complaint = _rsync(ctx, link, files)
     total_bytes = sum(entry.size for entry in entries.values())

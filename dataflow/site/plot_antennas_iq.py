@@ -60,6 +60,7 @@ def _draw(ctx: Context, path: Path) -> Outcome:
     scratch = ctx.folder("work") / f"plots.{name.stem}.{name.slice_id}"
     shutil.rmtree(scratch, ignore_errors=True)
     place.make_folder(ctx.here, scratch)
+    place.require_room(ctx.here, [scratch], 0)
     try:
         pictures = _pictures(ctx, path, name, scratch)
         entries = _put_in_place(ctx, path, pictures.paths)

@@ -27,6 +27,7 @@ from dataflow.lib.names import Kind, Name
 from dataflow.lib.step import Outcome, attempt, done, each, kept
 
 KINDS = frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP, Kind.DMAP_PLAIN})
+ROOTS = ("data", "store")
 FOLDERS = {
     Kind.RAWACF: ("rawacf_array", "backup"),
     Kind.DMAP: ("rawacf_dmap", "backup"),
@@ -66,6 +67,8 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
     delivered = names.dmap_of(name) if name.kind is Kind.DMAP_PLAIN else name
     finals = [ctx.folder(key) / delivered.text for key in FOLDERS[name.kind]]
     if name.kind is Kind.ANTENNAS_IQ:
+        limit_bytes = ctx.here.root_settings["store"].min_free_for_iq_bytes  # what is left below that is for rawacf
+        place.require_room(ctx.here, [finals[0].parent], path.stat().st_size, limit_bytes)
         # It still has to be drawn: site-linux finds it by this marker, however late. Made before the file is there.
         place.mark(ctx.here, ctx.folder("to_plot") / name.text)
     copied = copy.copy_to(

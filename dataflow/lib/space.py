@@ -1,0 +1,81 @@
+"""How long the disks last: what is free on each root, as the records of the last days tell it, and who is told.
+
+Each run of a step that uses roots ends with a record of what was free there. A line through those of the last week tells how
+much less it is every day; where it runs steadily down, a person is told a week before steps will have to keep their files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from dataflow.lib import alert, summary
+from dataflow.lib.config import Here
+from dataflow.lib.context import Context
+
+WARN_DAYS = 7.0
+RECOVERED_DAYS = 10.0
+"""Later than told before it is news again: two steps that use one disk must not tell it by turns."""
+HISTORY_DAYS = 7
+LEAST_HISTORY = timedelta(days=1)
+"""What is shorter says more of the time of day than of the disk."""
+Sample = tuple[datetime, int]
+"""When, and how many bytes were free."""
+
+
+def watch(ctx: Context, free: Mapping[str, int]) -> None:
+    """Tell, once each, of roots that are down to a limit or will be within a week. ``free``: bytes by the name of the root."""
+    now = ctx.clock()
+    for root, free_bytes in free.items():
+        _tell_limit(ctx, root, free_bytes, "reserve_bytes", "steps keep their files until there is room")
+        _tell_limit(ctx, root, free_bytes, "min_free_for_iq_bytes", "antennas_iq wait on the radar computer, rawacf go on")
+        reserve_bytes = ctx.here.root_settings[root].reserve_bytes
+        _tell_days(ctx, root, free_bytes, days_left([*samples(ctx.here, root, now), (now, free_bytes)], reserve_bytes))
+
+
+def days_left(history: Sequence[Sample], reserve_bytes: int) -> float:
+    """Days until only ``reserve_bytes`` are free, if it goes on as on average in the history (the latest sample last).
+
+    Infinite when there is no less with time, or the history is shorter than a day. The slope is that of least squares.
+    """
+    from statistics import linear_regression
+
+    now, free_bytes = history[-1]
+    if now - min(moment for moment, _ in history) < LEAST_HISTORY:
+        return float("inf")
+    days = [(moment - now).total_seconds() / 86400 for moment, _ in history]
+    slope = linear_regression(days, [free for _, free in history]).slope
+    return max(free_bytes - reserve_bytes, 0) / -slope if slope < 0 else float("inf")
+
+
+def samples(here: Here, root: str, now: datetime) -> Iterator[Sample]:
+    """What this host's records of the last days tell of the free bytes of a root."""
+    files = summary.own_files(here, summary.day_before(now, HISTORY_DAYS))
+    for record in summary.records(files, holding=b'"free"'):
+        free, moment = record.get("free"), summary.moment(str(record["time"]))
+        if isinstance(free, dict) and isinstance(free.get(root), int) and now - timedelta(days=HISTORY_DAYS) < moment < now:
+            yield moment, free[root]
+
+
+def _tell_limit(ctx: Context, root: str, free_bytes: int, limit: str, consequence: str) -> None:
+    """Tell that a root is down to one of its limits; it is over when a tenth more than that is free."""
+    limit_bytes, condition = getattr(ctx.here.root_settings[root], limit), f"disk {root}: {limit}"
+    if free_bytes < limit_bytes:
+        least = f"{limit} of {limit_bytes / 1e9:.3f} GB"
+        message = f"the disk {_disk(ctx, root)} has {free_bytes / 1e9:.3f} GB free, less than its {least}: {consequence}"
+        alert.tell_once(ctx.log, ctx.here, condition, message, root=root, free=free_bytes)
+    elif free_bytes > 1.1 * limit_bytes:
+        alert.clear(ctx.here, condition)
+
+
+def _tell_days(ctx: Context, root: str, free_bytes: int, days: float) -> None:
+    condition = f"disk {root}: fills"
+    if days < WARN_DAYS:
+        message = f"the disk {_disk(ctx, root)} will be full in {days:.1f} days: {free_bytes / 1e9:.3f} GB free, less every day"
+        alert.tell_once(ctx.log, ctx.here, condition, message, root=root, free=free_bytes)
+    elif days > RECOVERED_DAYS:
+        alert.clear(ctx.here, condition)
+
+
+def _disk(ctx: Context, root: str) -> str:
+    return f"{ctx.here.roots[root]} of {ctx.here.machine.name}"
