@@ -543,7 +543,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "answer the host before this one; the forced command of its key, see dataflow keys"
     one = _command(commands, "receive", receive, text, "receive --host campus --radar sas --from site-linux")
-    asked = "What is asked comes in SSH_ORIGINAL_COMMAND: rsync into `incoming`, accept, flag, logs or hello"
+    asked = "What is asked comes in SSH_ORIGINAL_COMMAND: rsync into `incoming`, accept, flag, logs, hello, archived or compare"
     one.description = f"{one.description} {asked}."
     one.add_argument("--host", required=True, help="who is asked")
     one.add_argument("--radar", required=True, help="three letters, like sas")

@@ -29,8 +29,9 @@ from dataflow.lib.flag import Entry
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RADARS = ("sas", "inv")
-QUICK = ("files.settle_s=0.0", "plots.processes=1", "campus.conversion_processes=1", "ssh.idle_close_s=30")
-"""Adopt at once, and do not compete with the other tests; nothing else differs from the shipped configuration."""
+EXPIRE = "expire={backup: {keep_days: 30}, antennas_iq: {keep_days: 30}, full_size_plots: {keep_days: 30}}"
+QUICK = ("files.settle_s=0.0", "plots.processes=1", "campus.conversion_processes=1", "ssh.idle_close_s=30", EXPIRE)
+"""Adopt at once, do not compete with the other tests, and let go of what is old; nothing else differs from the shipped file."""
 
 
 @dataclass(frozen=True)

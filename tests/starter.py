@@ -88,7 +88,7 @@ def _serve(address: str) -> None:
     from dataflow import cli  # noqa: F401
     from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data, plot_rawacf  # noqa: F401
     from dataflow.lib import borealis, conversion, dmap, gate, runner  # noqa: F401
-    from dataflow.site import plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
+    from dataflow.site import expire_site_storage, plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as door:

@@ -194,6 +194,20 @@ def drawn(machines: Machines, path: Path) -> list[Path]:
     return [here.folder("daily_plots") / text for text in small] + [here.folder("full_size_plots") / text for text in full]
 
 
+def backed_up(machines: Machines, number: int) -> Path:
+    """A rawacf or DMAP file of the backup that campus has archived; the newest file beside it tells how late it is."""
+    here, time = machines.here("site-linux"), at(number)
+    put(here.folder("backup") / names.radar_file(utc_now(), "sas", 0, Kind.RAWACF).text, b"the newest", utc_now())
+    text = f"{time:%Y%m%d.%H%M.%S}.sas.a.rawacf.bz2" if number % 2 else names.radar_file(time, "sas", 0, Kind.RAWACF).text
+    (archived,) = in_archive(machines, here.folder("backup") / text)
+    return put(here.folder("backup") / text, put(archived, bytes_of(number), time).read_bytes(), time)
+
+
+def in_archive(machines: Machines, path: Path) -> list[Path]:
+    name = parsed(path)
+    return [machines.here("campus").folder("archive_dmap" if name.kind is Kind.DMAP else "archive_hdf5", name.time) / name.text]
+
+
 def waiting_flag(machines: Machines, number: int) -> Path:
     here = machines.here("site-linux")
     listed = [Entry(f"{at(number):%Y%m%d.%H%M.%S}.sas.{n}.rawacf.h5", 1, f"{number * 100 + n:064x}") for n in range(25)]
@@ -317,6 +331,7 @@ def root(host: str, name: str, radar: str = "sas") -> Callable[[Machines], Path]
 
 CHECKED_AT_THE_RADAR = "a clock that was wrong is seen once, on the radar computer; after that the manifest vouches for the file"
 LOCAL = "the step works on disks of its own machine or its site's and needs no other host"
+UNDECIDED = "where backup and archive differ a person has to say which is right: both stay, which test_expire shows"
 NOT_DATA = "its input is a file of our own, written whole by rename, not something that a radar or a person makes"
 
 CASES = (
@@ -415,6 +430,24 @@ CASES = (
         taken=photo_on_campus,
         judge="campus",
         exempt={"time stamp": "the cameras' clocks are not the radar's; a photo is sorted by its name"},
+    ),
+    Case(
+        id="expire_site_storage",
+        step="expire_site_storage",
+        host="site-linux",
+        feed=backed_up,
+        places=in_archive,
+        destinations=(("site-linux", "store"), ("site-linux", "local"), ("campus", "archive")),
+        far="campus",
+        stride=4,
+        commands=("run", "receive"),
+        exempt={
+            "full": "it writes nothing; a full disk is what it is for, which test_expire shows",
+            "conflict": UNDECIDED,
+            "fuse": UNDECIDED,
+            "one bad": UNDECIDED,
+            "time stamp": CHECKED_AT_THE_RADAR,
+        },
     ),
     Case(
         id="send_flag",

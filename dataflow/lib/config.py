@@ -31,6 +31,8 @@ _PACKAGE = Path(__file__).parents[1]
 _STEP_FOLDERS = ("site", "campus")
 PLACEHOLDERS = ("radar", "camera", "YYYY", "MM")
 RESERVED_TARGETS = ("archive", "special")
+EXPIRABLE = ("backup", "antennas_iq", "full_size_plots")
+"""The folders of a site that may be let go of; in every other one something still waits for a step or for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,15 @@ class Scrub:
 
 
 @dataclass(frozen=True, slots=True)
+class Expiry:
+    """What may go from a folder of the site: files older than ``keep_days``, and where a percentage is given only as long as
+    less than that is free on the disk."""
+
+    keep_days: float
+    min_free_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """A staging folder. ``link``: hard links instead of copies, for a reader who only reads."""
 
@@ -195,6 +206,7 @@ class Flow:
     scrub: Scrub
     distribute: Distribute
     antenna_health: HealthThresholds
+    expire: dict[str, Expiry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 from dataflow.lib import schema
-from dataflow.lib.config import PLACEHOLDERS, RESERVED_TARGETS, VERSION, Flow, Host, Machine, Radar, Root, Target, step_file
+from dataflow.lib.config import (
+    EXPIRABLE,
+    PLACEHOLDERS,
+    RESERVED_TARGETS,
+    VERSION,
+    Expiry,
+    Flow,
+    Host,
+    Machine,
+    Radar,
+    Root,
+    Target,
+    step_file,
+)
 from dataflow.lib.errors import BadConfig
 from dataflow.lib.names import Kind
 
@@ -26,6 +39,8 @@ def of(flow: Flow) -> Iterator[Finding]:
         yield from _radar_findings(flow, ("radars", radar), radar, entry)
     for name, target in flow.distribute.targets.items():
         yield from _target_findings(flow, ("distribute", "targets", name), name, target)
+    for name, expiry in flow.expire.items():
+        yield from _expiry_findings(("expire", name), name, expiry)
     yield from _number_findings(flow)
 
 
@@ -108,6 +123,15 @@ def _target_findings(flow: Flow, key: schema.Key, name: str, target: Target) -> 
         yield key, f"{name!r} names no target: one word, and not {' or '.join(RESERVED_TARGETS)}, which have queues of their own"
     roots = {root: value for host in flow.hosts.values() for root, value in host.roots.items()}
     yield from _path_findings((*key, "folder"), target.folder, roots)
+
+
+def _expiry_findings(key: schema.Key, name: str, expiry: Expiry) -> Iterator[Finding]:
+    if name not in EXPIRABLE:
+        yield key, f"nothing goes from {name!r} by itself{schema.likely(name, EXPIRABLE)}; it may from: {', '.join(EXPIRABLE)}"
+    if not (math.isfinite(expiry.keep_days) and expiry.keep_days > 0):
+        yield (*key, "keep_days"), f"must be more than zero, not {expiry.keep_days}"
+    if expiry.min_free_percent is not None and not 0 < expiry.min_free_percent < 100:
+        yield (*key, "min_free_percent"), f"must be between 0 and 100, not {expiry.min_free_percent}"
 
 
 def _root_findings(key: schema.Key, roots: Mapping[str, Root]) -> Iterator[Finding]:

@@ -70,8 +70,7 @@ def require_answer(here: Here, root: str) -> None:
 
 def free_bytes(here: Here, root: str) -> int:
     """What is free on the disk of a root, for a user without privileges."""
-    disk = os.statvfs(here.roots[root])
-    return disk.f_bavail * disk.f_frsize
+    return shutil.disk_usage(here.roots[root]).free
 
 
 def require_room(here: Here, folders: Iterable[Path], size_bytes: int, reserve_bytes: int | None = None) -> None:

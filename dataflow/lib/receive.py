@@ -2,6 +2,8 @@
 
     accept   a manifest on stdin: hash what lies in ``incoming``, put it in its place, answer one outcome for each file
     flag     flags on stdin, one a line: put each durably into the flag folder, answer its id
+    archived names on stdin, ended by NUL: say which of them lie in the archive
+    compare  a manifest on stdin: read again what lies in the archive under its names, say whether it is the same
     logs     take over the summary logs that lie in ``incoming/.logs``
     hello    say who answers, which proves the connection
 
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import dataflow
-from dataflow.lib import alert, checksum, copy, custody, flag, names, place, quarantine, transfer
+from dataflow.lib import alert, archived, checksum, copy, custody, flag, names, place, quarantine, transfer
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, Exit, TryLater
 from dataflow.lib.flag import Entry
@@ -321,5 +323,8 @@ def _lies_here(ctx: Context, text: str) -> bool:
     return any((folder / text).exists() for folder in places)
 
 
-VERBS = {"accept": _accept, "flag": _take_flags, "logs": _take_logs, "hello": _hello}
+VERBS = {
+    "accept": _accept, "flag": _take_flags, "logs": _take_logs, "hello": _hello,
+    "archived": archived.answer_names, "compare": archived.answer_hashes,
+}  # fmt: skip
 """What may be asked for."""
