@@ -263,28 +263,32 @@ class _Scrub:
         self._counts["kept"] += 1
 
     def _mend_damaged(self, path: Path, name: Name, claim: Claim, digest: str) -> None:
-        """Put a copy that verifies in the place of a damaged file, which goes to quarantine; without one it stays."""
-        ctx, expected = self.ctx, str(claim.sha256)
-        fault = f"its hash is {digest}, the records say {expected}"
-        details = {"sha256": digest, "expected_sha256": expected}
+        """Put a copy that verifies in the place of a damaged file; without one it stays, and that is told once."""
+        expected = str(claim.sha256)
         ready, whence = self._ready_copy(path, name, expected)
-        if ready is None:
-            self.found.damaged.append(str(path))
-            self._counts["kept"] += 1
-            if claim.state == DAMAGED:
-                return
-            message = f"{path} is damaged: {fault}; {whence}"
-            alert.tell(ctx.log, message, file=path.name, details=details)
-            self._record(path, DAMAGED, outcome=DAMAGED, sha256=digest, reason=f"{fault}; {whence}", details=details)
-        else:
-            kind = "changed since hashed"
-            aside = quarantine.admit(ctx.here, path, kind, f"{path.name} is damaged: {fault}", STEP, ctx.clock(), details)
-            message = f"{path} was damaged and is restored from {whence}: {fault}; the damaged file is in quarantine as {aside}"
-            alert.tell(ctx.log, message, file=path.name, details=details)
-            ctx.log.sync()
-            place.release(path)
-            self._give_back(path, ready, expected, f"restored from {whence}; the damaged file is in quarantine as {aside}")
-            self._counts["quarantined"] += 1
+        if ready is not None:
+            self._replace_damaged(path, ready, whence, digest, expected)
+            return
+        self.found.damaged.append(str(path))
+        self._counts["kept"] += 1
+        if claim.state != DAMAGED:
+            message = f"{path} is damaged: its hash is {digest}, the records say {expected}; {whence}"
+            details = {"sha256": digest, "expected_sha256": expected}
+            alert.tell(self.ctx.log, message, file=path.name, details=details)
+            self._record(path, DAMAGED, outcome=DAMAGED, sha256=digest, reason=message, details=details)
+            self.ctx.say(message)
+
+    def _replace_damaged(self, path: Path, ready: Path, whence: str, digest: str, expected: str) -> None:
+        """The damaged file gets a name in quarantine, then loses its own, then the copy gets that."""
+        ctx, details = self.ctx, {"sha256": digest, "expected_sha256": expected}
+        fault = f"its hash is {digest}, the records say {expected}"
+        aside = quarantine.admit(ctx.here, path, "changed since hashed", fault, STEP, ctx.clock(), details)
+        message = f"{path} was damaged and is restored from {whence}: {fault}; the damaged file is in quarantine as {aside}"
+        alert.tell(ctx.log, message, file=path.name, details=details)
+        ctx.log.sync()
+        place.release(path)
+        self._give_back(path, ready, expected, message)
+        self._counts["quarantined"] += 1
         ctx.say(message)
 
     def _give_back(self, path: Path, ready: Path, sha256: str, reason: str) -> None:
