@@ -117,6 +117,7 @@ class Soak:
         while not is_quiet and time.monotonic() < deadline:
             is_quiet = chain.wait_until_quiet(self.running, [RADAR], 10.0)
             self._take_from_staging()
+        self.wrong += self._left_over()
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
         codes = [process.wait(60) for process in self.processes.values()]
@@ -132,6 +133,15 @@ class Soak:
         passed = [self.archived_at[block] - self.written_at[block] for block in sorted(self.archived_at)]
         moments = sorted(self.archived_at.values())
         return passed, [later - earlier for earlier, later in pairwise(moments)]
+
+    def _left_over(self) -> Iterator[str]:
+        """At rest no daemon has a child, and no link has more than its one shared connection."""
+        for host, process in self.processes.items():
+            if children := gauge.children(process.pid):
+                yield f"the daemon of {host} still has children: {children}"
+        links = [host for host, settings in self.running.config.flow.hosts.items() if settings.next]
+        if len(masters := list(self.striker.masters())) > len(links):
+            yield f"there are {len(masters)} shared connections for {len(links)} links"
 
     def _wrote(self, paths: list[Path]) -> None:
         block, now = len(self.written_at), time.monotonic()

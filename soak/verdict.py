@@ -18,8 +18,8 @@ TIME_EARLY = 2
 MEMORY_FACTOR, MEMORY_ADDEND_KIB = 1.10, 1024
 MORE_DESCRIPTORS, MORE_PROCESSES = 1.0, 2.0
 TIME_FACTOR = 1.5
-TIMED_FROM_BLOCKS = 100
-"""In a shorter run the times are told and not judged: they are of whatever else the machine does."""
+JUDGED_FROM_BLOCKS = 100
+"""In a shorter run times and numbers of processes are told and not judged: they are of what is under way just then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +53,21 @@ def lines(
         passed_s: of each block in order, seconds from written to archived.
         gaps_s: of each block in order, seconds since the one before was archived.
     """
+    is_long = len(passed_s) >= JUDGED_FROM_BLOCKS
     for host in config.flow.hosts:
         yield from _of_daemon(host, samples)
-    yield _line("processes of all machines", samples, "all", lambda s: s.processes, lambda early: early + MORE_PROCESSES)
-    is_timed = len(passed_s) >= TIMED_FROM_BLOCKS
+    for host in (*config.flow.hosts, "all"):
+        more = lambda early: early + MORE_PROCESSES if is_long else None  # noqa: E731
+        yield _line(f"{host}: processes", samples, host, lambda s: s.processes, more)
     of_blocks = (("a block from written to archived, s", passed_s, median), ("one block after the other, s", gaps_s, fmean))
     for what, series, of_fifth in of_blocks:
         fifths = gauge.of_each_fifth(series, of_fifth)
         early, late = fifths[TIME_EARLY - 1], fifths[LATE - 1]
-        yield Line(what, early, late, early * TIME_FACTOR if is_timed else None)
+        yield Line(what, early, late, early * TIME_FACTOR if is_long else None)
     for step, seconds in sorted(_seconds_of_runs(config, radar).items()):
         fifths = gauge.of_each_fifth(seconds)
         early, late = fifths[TIME_EARLY - 1], fifths[LATE - 1]
-        yield Line(f"a run of {step}, s", early, late, early * TIME_FACTOR + 0.1 if is_timed else None)
+        yield Line(f"a run of {step}, s", early, late, early * TIME_FACTOR + 0.1 if is_long else None)
 
 
 def _of_daemon(host: str, samples: Sequence[Sample]) -> Iterator[Line]:
@@ -73,14 +75,13 @@ def _of_daemon(host: str, samples: Sequence[Sample]) -> Iterator[Line]:
     yield _line(f"{host}: PSS, MiB", samples, host, lambda s: s.pss_kib / 1024, more_memory)
     yield _line(f"{host}: RSS, MiB", samples, host, lambda s: s.rss_kib / 1024, more_memory)
     yield _line(f"{host}: descriptors", samples, host, lambda s: s.descriptors, lambda early: early + MORE_DESCRIPTORS)
-    yield _line(f"{host}: processes", samples, host, lambda s: s.processes, lambda early: early + MORE_PROCESSES)
 
 
 def _line(
-    what: str, samples: Sequence[Sample], host: str, value: Callable[[Sample], float], limit: Callable[[float], float]
+    what: str, samples: Sequence[Sample], host: str, value: Callable[[Sample], float], limit: Callable[[float], float | None]
 ) -> Line:
     early, late = (gauge.of_fifth(samples, host, fifth, value) for fifth in (EARLY, LATE))
-    return Line(what, early, late, limit(early))
+    return Line(what, early, late, limit(early) if early else None)  # a short run may have been nowhere seen in a fifth
 
 
 def _seconds_of_runs(config: Config, radar: str) -> dict[str, list[float]]:
