@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pwd
 import shlex
 import signal
 import socket
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dataflow
-from dataflow.lib import config, context, names
+from dataflow.lib import config, context, names, place
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown
@@ -183,11 +182,9 @@ def quarantine(arguments: argparse.Namespace) -> int:
 
 def pause(arguments: argparse.Namespace) -> int:
     """Pause one step, or all, with a reason."""
-    from dataflow.lib import place
-
     file = _pause_file(arguments)
     file.parent.mkdir(parents=True, exist_ok=True)
-    who = pwd.getpwuid(os.getuid()).pw_name
+    who = place.account(os.getuid())
     reason = f"{arguments.reason} ({who}, {context.utc_now():%Y-%m-%d %H:%M} UTC)"
     place.write_whole(file, f"{reason}\n".encode())
     go_on = f"dataflow resume {arguments.step or ''}".rstrip()
@@ -287,7 +284,7 @@ def _pause_file(arguments: argparse.Namespace) -> Path:
 def _require_user(loaded: Config, here: Here) -> None:
     """Refuse another user than the host's own: what root creates, the daemon could not touch."""
     user = here.machine.user or here.host.user
-    me = pwd.getpwuid(os.getuid()).pw_name
+    me = place.account(os.getuid())
     if loaded.root is None and me != user:
         command = shlex.join(["sudo", "-u", user, "dataflow", *sys.argv[1:]])
         raise BadConfig(f"{here.host_name} of {here.radar} belongs to the user {user}, you are {me}. Type: {command}")

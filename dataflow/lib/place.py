@@ -6,15 +6,18 @@ and no reader takes them for files.
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from dataflow.lib import checksum, command
+from dataflow.lib import checksum, command, names
 from dataflow.lib.config import MARKER, Here
 from dataflow.lib.errors import TryLater
 
@@ -143,6 +146,34 @@ def own(here: Here, path: Path, mode: int) -> None:
     if here.host.group is not None:
         shutil.chown(path, group=here.host.group)
     path.chmod(mode)
+
+
+def owners(path: Path) -> str:
+    """Whose a file and its folder are, as far as this user may see it: for the person who has to change that."""
+    told = []
+    for each in (path, *path.parents):
+        try:
+            status = each.stat()
+        except OSError:
+            continue
+        what = "it is" if each == path else f"the folder {names.printable(str(each))} is"
+        group = _name_of(grp.getgrgid, status.st_gid)
+        told.append(f"{what} {account(status.st_uid)}:{group} {stat.S_IMODE(status.st_mode):o}")
+        if each != path:
+            break
+    return ", ".join([*told, f"and this is {account(os.geteuid())}"])
+
+
+def account(uid: int) -> str:
+    """The name of a user, or the number of one without a name."""
+    return _name_of(pwd.getpwuid, uid)
+
+
+def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
+    try:
+        return str(look_up(number)[0])
+    except KeyError:
+        return str(number)
 
 
 def publish(part: Path, final: Path) -> None:

@@ -15,8 +15,10 @@ A shell step has the same shape, see ``shell_step``. The runner does the rest.
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from dataflow.lib import names, shell_step
+from dataflow.lib import names, place, shell_step
 from dataflow.lib.config import step_file
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, BadFile, DataflowError, TryLater
@@ -102,14 +104,16 @@ def attempt(file: Path, work: Callable[[Path], T]) -> T | Outcome:
 def trouble(error: DataflowError | OSError) -> str:
     """What to tell a person about trouble with the machine rather than with the file.
 
-    What the kernel refuses is the machine's; an OSError without a number is a library's own (HDF5) and raised again.
+    What the kernel refuses is the machine's, and of what is not permitted it is told whose it is. An OSError without a number
+    is a library's own (HDF5) and raised again.
     """
     if not isinstance(error, OSError):
         return str(error)
     if error.errno is None:
         raise error
     where = error.filename2 or error.filename
-    return f"{error.strerror}" + (f": {names.printable(str(where))}" if where else "")
+    whose = f" ({place.owners(Path(os.fsdecode(where)))})" if where and error.errno in (errno.EACCES, errno.EPERM) else ""
+    return f"{error.strerror}" + (f": {names.printable(str(where))}{whose}" if where else "")
 
 
 def header(name: str) -> str:
