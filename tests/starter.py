@@ -54,7 +54,7 @@ def running(address: Path):
         yield address
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def ask(address, argv, environment, folder, streams):
