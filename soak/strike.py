@@ -47,7 +47,7 @@ class Striker:
     def _sessions(self, machine: str) -> Iterator[int]:
         """Both sides of every connection that a machine has accepted: the server's sessions, and what they run."""
         for pid in _pids():
-            if f"{machine}.sshd_config" in _command(pid):
+            if str(self.running.secrets / f"{machine}.sshd_config") in _command(pid):
                 yield from reversed(list(gauge.descendants(pid)))
 
     def _master(self, host: str) -> Iterator[int]:
