@@ -1,14 +1,13 @@
 """A cell: machines of its own below one folder in memory, in which every process is watched and may be killed at any call.
 
 The machines are those of the tests (``tests/loopback.py``), the shipped configuration over real sshd and rsync. What the
-receiving end of a link starts is watched too: a forced command in ``authorized_keys`` hands the preload to each session.
+receiving end of a link starts is watched too: the forced command of each link's key is one that knows that it is the far side.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,10 +25,9 @@ from faults.control import Control
 REPOSITORY = Path(__file__).resolve().parents[1]
 IN_MEMORY = Path("/dev/shm")
 WITHOUT_LIMITS = (
-    *loopback.QUICK[:1],
+    *loopback.QUICK,
     "plots.processes=2",
     "campus.conversion_processes=2",
-    "ssh.idle_close_s=30",
     "ssh.max_new_connections_per_minute=1000000",
 )
 """As the other tests, but with workers where there are any, and with as many connections as there are kills."""
@@ -89,7 +87,6 @@ def made() -> Iterator[Cell]:
         running = stack.enter_context(
             demo_machines.running(folder / "m", loopback.RADARS, WITHOUT_LIMITS, REPOSITORY / "config.yaml")
         )
-        _watch_sessions(folder / "m" / ".machines", watching)
         own = {**watching, "TMPDIR": str(temporary), starter.WITH_VARIABLE: "faults.forks"}
         address = stack.enter_context(_commands(REPOSITORY, own))
         own["PYTHONPATH"] = _search_path(REPOSITORY)
@@ -117,23 +114,16 @@ def _search_path(code: Path) -> str:
 def _machines(room: Room, root: Path, environment: dict[str, str]) -> Machines:
     machines = Machines(room, root)
     machines.environment |= environment
+    far = machines.command.with_name("far")
     starter.write_client(machines.command, room.starter, machines.environment)
+    starter.write_client(far, room.starter, {**machines.environment, "FAULTS_SIDE": "far"})
+    machines.let_in(far)
     return machines
 
 
 def saved_of(root: Path) -> Path:
     """Where ``Machines.save`` puts its copy."""
     return root.with_name(root.name + ".saved")
-
-
-def _watch_sessions(secrets: Path, watching: dict[str, str]) -> None:
-    """Let every session of the sshds begin with the preload, and as the far side."""
-    script = secrets / "session"
-    exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in {**watching, "FAULTS_SIDE": "far"}.items())
-    script.write_text(f'#!/bin/sh\n{exports}exec sh -c "$SSH_ORIGINAL_COMMAND"\n')
-    script.chmod(0o755)
-    keys = secrets / "authorized_keys"
-    keys.write_text(f'command="{script}" {keys.read_text()}')
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from dataflow.lib import gate
+
 _STREAMS = 6
 """How many of the arguments of ``Popen._execute_child`` behind ``shell`` are ends of pipes."""
 
@@ -31,6 +33,8 @@ def role(argv: Sequence[str]) -> str:
     """The role of a command of ours, as ``preload.c`` derives it for those that are started."""
     if argv[0] == "receive":
         return f"receive {os.environ.get('SSH_ORIGINAL_COMMAND', '').partition(' ')[0]}"
+    if argv[0] == "receive":
+        return f"receive {os.environ.get(gate.ASKED_VARIABLE, '').partition(' ')[0]}"
     return argv[1].rpartition(".")[2] if argv[0] == "-m" else " ".join(argv[:2])
 
 
