@@ -2,8 +2,9 @@
 
     python bench/performance.py [--quick] [--only NAME ...] [--into FOLDER]
 
-Each benchmark is a process of its own, one after the other. Ends with 1 if a bar is missed. What ``--quick`` and ``--only``
-find is printed, and written only where ``--into`` says.
+Each benchmark is a process of its own, one after the other. Their results are kept in ``build/bench``: with ``--only`` some
+are measured anew, and the document is of all. Ends with 1 if a bar is missed. What ``--quick`` finds is printed, kept
+nowhere, and written only where ``--into`` says.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from results import ROOT, Result
 
 BENCHMARKS = ("convert", "distribute", "plot", "transfer", "rsync_to_nas", "chain", "growth")
 DOCUMENT, PLOT = "performance.md", "performance.svg"
+KEPT = ROOT / "build" / "bench"
 
 
 def main() -> int:
@@ -31,27 +33,34 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="where the document and its plot go")
     arguments = parser.parse_args()
-    is_whole = not arguments.quick and tuple(arguments.only) == BENCHMARKS
-    folder = arguments.into or (ROOT / "docs" if is_whole else None)
-    found: list[Result] = []
-    is_good = True
-    for name in arguments.only:
-        with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            argv = [sys.executable, ROOT / "bench" / f"{name}.py", "--json", file.name, *(["--quick"] if arguments.quick else [])]
-            is_good = subprocess.run(argv).returncode == 0 and is_good
-            found += results.load(Path(file.name))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if arguments.quick else KEPT
+        missed = [name for name in arguments.only if not _measure(name, folder, arguments.quick)]
+        kept = [file for file in (folder / f"{name}.json" for name in BENCHMARKS) if file.is_file()]
+        found = [result for file in kept for result in results.load(file)]
+        days = sorted({datetime.fromtimestamp(file.stat().st_mtime, UTC).date() for file in kept})
     print("\n".join(_bars(found)))
-    if folder is not None:
-        (folder / DOCUMENT).write_text("\n".join(_document(found)))
-        _draw(found, folder / PLOT)
-    return 0 if is_good else 1
+    is_whole = not arguments.quick and len(kept) == len(BENCHMARKS)
+    if into := arguments.into or (ROOT / "docs" if is_whole else None):
+        (into / DOCUMENT).write_text("\n".join(_document(found, " and ".join(f"{day:%d %B %Y}" for day in days))))
+        _draw(found, into / PLOT)
+    return 1 if missed else 0
 
 
-def _document(found: Sequence[Result]) -> Iterator[str]:
+def _measure(name: str, folder: Path, quick: bool) -> bool:
+    """Run one benchmark and keep what it finds; whether its bars were met."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{name}.json"
+    kept.unlink(missing_ok=True)
+    argv = [sys.executable, ROOT / "bench" / f"{name}.py", "--json", kept, *(["--quick"] if quick else [])]
+    return subprocess.run(argv).returncode == 0
+
+
+def _document(found: Sequence[Result], days: str) -> Iterator[str]:
     yield "# What it costs\n"
     yield (
         "Written by `make bench`, which measures everything again: ours and theirs in turn in one run, so that a slow day is\n"
-        f"slow for both. Measured on {datetime.now(UTC):%d %B %Y}, on {_machine()}.\n"
+        f"slow for both. Measured on {days}, on {_machine()}.\n"
     )
     yield "Memory is the highest sum over all processes of a command, shared pages counted once, sampled every 20 ms.\n"
     yield from _bars(found)
