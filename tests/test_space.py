@@ -163,7 +163,7 @@ def test_a_disk_that_fills_is_told_a_week_before_and_once(tmp_path: Path) -> Non
 
 def record_free(made: World, hours_ago: float, free_bytes: int) -> None:
     made.clock.advance(-hours_ago * 3600)
-    ctx = made.context("site-linux", step="plot_antennas_iq")
+    ctx = made.context("site-linux", step="rsync_to_campus")
     ctx.log.write("end", free={"store": free_bytes})
     ctx.log.close()
     made.clock.advance(hours_ago * 3600)

@@ -39,7 +39,7 @@ def ask_names(ctx: Context, host: str, files: Sequence[Path]) -> set[str]:
     return set(_asked(ctx, host, "archived", question, _ANSWER_S))
 
 
-def ask_hashes(ctx: Context, host: str, entries: Sequence[Entry]) -> dict[str, Answer]:
+def ask_hashes(ctx: Context, host: str, entries: Sequence[Entry]) -> dict[str, dict[str, str]]:
     """By the name of each entry what a host says of its archived file: ``outcome`` (``same``, ``different`` or another word),
     ``sha256``, ``destination``, ``reason``.
 
@@ -106,9 +106,9 @@ def _place_of(ctx: Context, text: str) -> Path | None:
     return path if place.is_regular(path) else None
 
 
-def _asked(ctx: Context, host: str, verb: str, question: bytes, limit_s: float) -> dict[str, Answer]:
+def _asked(ctx: Context, host: str, verb: str, question: bytes, limit_s: float) -> dict[str, dict[str, str]]:
     link = ssh.connect(ctx, host)
-    answers = {item["name"]: item for item in map(json.loads, link.receive(verb, question, limit_s).splitlines())}
+    answers = ssh.by_key(link.receive(verb, question, limit_s), "name")
     if "" in answers:
         raise TryLater(f"{link.there.machine.name} cannot look into its archive: {answers['']['trouble']}")
     return answers

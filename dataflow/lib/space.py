@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from dataflow.lib import alert, summary
-from dataflow.lib.config import Here
+from dataflow.lib.config import Here, step_name
 from dataflow.lib.context import Context
 
 WARN_DAYS = 7.0
@@ -30,7 +30,7 @@ def watch(ctx: Context, free: Mapping[str, int]) -> None:
         _tell_limit(ctx, root, free_bytes, "reserve_bytes", "steps keep their files until there is room")
         _tell_limit(ctx, root, free_bytes, "min_free_for_iq_bytes", "antennas_iq wait on the radar computer, rawacf go on")
         reserve_bytes = ctx.here.root_settings[root].reserve_bytes
-        _tell_days(ctx, root, free_bytes, days_left([*samples(ctx.here, root, now), (now, free_bytes)], reserve_bytes))
+        _tell_days(ctx, root, free_bytes, days_left([*samples(ctx.here, ctx.step, root, now), (now, free_bytes)], reserve_bytes))
 
 
 def days_left(history: Sequence[Sample], reserve_bytes: int) -> float:
@@ -48,9 +48,9 @@ def days_left(history: Sequence[Sample], reserve_bytes: int) -> float:
     return max(free_bytes - reserve_bytes, 0) / -slope if slope < 0 else float("inf")
 
 
-def samples(here: Here, root: str, now: datetime) -> Iterator[Sample]:
-    """What this host's records of the last days tell of the free bytes of a root."""
-    files = summary.own_files(here, summary.day_before(now, HISTORY_DAYS))
+def samples(here: Here, step: str, root: str, now: datetime) -> Iterator[Sample]:
+    """What a step's own records of the last days tell of the free bytes of a root; those of other steps would tell the same."""
+    files = summary.own_files(here, summary.day_before(now, HISTORY_DAYS), step_name(step))
     for record in summary.records(files, holding=b'"free"'):
         free, moment = record.get("free"), summary.moment(str(record["time"]))
         if isinstance(free, dict) and isinstance(free.get(root), int) and now - timedelta(days=HISTORY_DAYS) < moment < now:

@@ -184,7 +184,7 @@ def _remove_archived(ctx: Context, folder: _Folder, paths: Sequence[Path]) -> It
         answer = answers.get(path.name, {"outcome": "", "reason": "no answer"})
         there = f"{machine}:{answer.get('destination')}"
         if answer["outcome"] == archived.DIFFERENT:
-            yield kept(path, _tell_difference(ctx, entry, there, str(answer["sha256"])), sha256=entry.sha256)
+            yield kept(path, _tell_difference(ctx, entry, there, answer["sha256"]), sha256=entry.sha256)
         elif answer["outcome"] != archived.SAME or answer["sha256"] != entry.sha256:
             yield kept(path, f"{machine} does not confirm it: {answer.get('reason', answer['outcome'])}")
         elif checksum.stamp(path) != stamps[path]:
