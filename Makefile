@@ -3,6 +3,7 @@
 #   make demo                             the whole chain on this computer, with real files, rsync and SSH
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
+#   make test-network                     as root: only the tests of the network between three hosts, each in a network namespace
 #   make faults                           every step and every daemon, killed at every call that changes files or the network; an hour
 #   make soak   [BLOCKS=500] [SEED=...]   as root: many blocks through the whole chain while it is cut, killed and filled up; hours
 #   make bench                            the measurements of bench/, which write docs/performance.md
@@ -15,13 +16,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint faults soak bench check install units demo-programs test-programs
+.PHONY: help demo test lint test-network faults soak bench check install units demo-programs test-programs
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
 DEMO_PROGRAMS := venv rsync rrsync ssh sshd lbzip2
 DISK_PROGRAMS := mkfs.ext4 mount umount
 FAULTS_PROGRAMS := gcc
+NETWORK_PROGRAMS := ip nft nsenter unshare faketime
 BLOCKS := 500
 BENCH_PROGRAMS := bzip2
 READY := .venv/ready
@@ -34,6 +36,10 @@ demo: demo-programs $(READY)
 
 test: lint test-programs
 	.venv/bin/pytest -n 2
+
+test-network: demo-programs $(READY)
+	@tools/system-packages $(NETWORK_PROGRAMS)
+	.venv/bin/pytest -n 2 tests/test_network.py
 
 lint: test-programs $(READY)
 	.venv/bin/ruff check
@@ -67,7 +73,8 @@ demo-programs:
 	@tools/system-packages $(DEMO_PROGRAMS)
 
 test-programs:
-	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(FAULTS_PROGRAMS) $(DISK_PROGRAMS) shellcheck systemd-analyze fusermount3
+	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(FAULTS_PROGRAMS) $(DISK_PROGRAMS) $(NETWORK_PROGRAMS) \
+	  shellcheck systemd-analyze fusermount3
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml
