@@ -154,6 +154,8 @@ def places_of_all(written: Written, by_hand: Name) -> set[str]:
         for name in written.of(Kind.RAWACF, radar=radar):
             places.add(f"campus/data/borealis_site_data/{radar}_rawacf/{name.month_folder}/{name.text}")
             places |= places_of_dmap(names.dmap_of(name), is_special=name.text == "20261101.1600.00.sas.0.rawacf.h5")
+            pictures = f"campus/sddata/antennas_iq_plots/{radar}_iq_plots/archive/{name.month_folder}"
+            places.add(f"{pictures}/{names.quicklook_of(name).text}")
             if radar == "sas" and name != by_hand:
                 places.add(f"sas-store/backup/{name.text}")
     for name in written.of(Kind.DMAP_PLAIN):
@@ -237,7 +239,7 @@ def assert_hashes_never_changed(chain: Running, written: Written) -> None:
 def assert_custody_is_told(chain: Running, written: Written, by_hand: Name) -> None:
     """`trace` on campus: each hop once, who sent and who received, where custody began, and what was made of the file."""
     (first, *_) = written.of(Kind.RAWACF)
-    dmap = names.dmap_of(first).text
+    dmap, quicklook = names.dmap_of(first).text, names.quicklook_of(first).text
     hops, _ = chain.trace(first.text)
     assert [(hop["host"], hop["machine"], hop["step"], hop["action"], hop["file"]) for hop in sorted(hops, key=order_of)] == [
         ("borealis", "sas-borealis", "rsync_to_nas", "copied", first.text),
@@ -249,6 +251,9 @@ def assert_custody_is_told(chain: Running, written: Written, by_hand: Name) -> N
         *[("campus", "campus", "distribute_borealis_data", "staged", dmap)] * 3,
         ("campus", "campus", "distribute_borealis_data", "archived", dmap),
         ("campus", "campus", "distribute_borealis_data", "archived", first.text),
+        ("campus", "campus", "plot_rawacf", "made", quicklook),
+        ("campus", "campus", "plot_rawacf", "plotted", first.text),
+        ("campus", "campus", "archive_iq_plots", "archived", quicklook),
     ]
     assert len({(hop["machine"], hop["place"], hop["file"], hop["action"]) for hop in hops}) == len(hops)
     assert {hop["parent"] for hop in hops if hop["action"] == "made"} == {written.sha256[first.text]}
