@@ -14,6 +14,10 @@ from typing import Any, Protocol
 
 from measure import Cost
 
+from dataflow.demo import machines
+from dataflow.lib import config
+from dataflow.lib.config import Config
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -21,6 +25,12 @@ COSTS: tuple[tuple[str, str, float], ...] = (
     ("wall_s", "s", 1), ("cpu_s", "s CPU", 1), ("peak_pss_bytes", "MB at most", 1e-6), ("read_bytes", "MB read", 1e-6),
     ("written_bytes", "MB written", 1e-6),
 )  # fmt: skip
+
+
+def shipped(root: Path) -> Config:
+    """The shipped configuration with all machines below a folder, and without the limits that are meant for real disks."""
+    source = ROOT / "config.yaml"
+    return config.load(source, root, tuple(machines.without_limits(config.load(source).flow)))
 
 
 Curves = dict[str, dict[str, list[tuple[float, float]]]]

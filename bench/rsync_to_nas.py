@@ -23,7 +23,7 @@ import results
 from measure import Cost
 from results import Bar, Result
 
-from dataflow.lib import check, config, names
+from dataflow.lib import check, names
 from dataflow.lib.config import Config
 from dataflow.lib.names import Kind
 
@@ -85,7 +85,7 @@ def _per_byte(cost: Cost, size_bytes: int) -> tuple[float, float]:
 
 
 def _site(root: Path) -> Config:
-    loaded = config.load(results.ROOT / "config.yaml", root)
+    loaded = results.shipped(root)
     list(check.look(loaded.here("borealis", "sas"), create_markers=True))
     return loaded
 
