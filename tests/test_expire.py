@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -61,9 +62,11 @@ def relay_record(made: World, path: Path, digest: str) -> None:
     log = here.relayed_logs / "sas" / "rsync_to_nas" / f"{day:%Y%m%d}.sas.rsync_to_nas.borealis.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as stream:
-        stream.write(
-            f'{{"v": 1, "time": "{summary.timestamp(day)}", "event": "file", "file": "{path.name}", "sha256": "{digest}"}}\n'
-        )
+        record = {
+            "v": 1, "time": summary.timestamp(day), "run": "a run", "host": "borealis", "machine": "sas-borealis", "radar": "sas",
+            "step": "rsync_to_nas", "event": "file", "file": path.name, "outcome": "done", "sha256": digest,
+        }  # fmt: skip
+        stream.write(json.dumps(record) + "\n")
 
 
 def test_nothing_goes_until_a_folder_is_named(tmp_path: Path) -> None:
