@@ -1,15 +1,17 @@
 """What has gone wrong in data flows of this kind, and which tests would see it here.
 
-Each defect has a number: S for those of the sites, their radar computers and links. Those that no other test holds are
-tested below.
+Each defect has a number: S for those of the sites, their radar computers and links, K for those of campus. Those that no
+other test holds are tested below.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,7 @@ import running_chain
 import step_cases
 from loopback import REPOSITORY, Machines
 
-from dataflow.lib import config
+from dataflow.lib import alert, config, context, summary
 from dataflow.lib.errors import Exit
 
 DEFECTS = {
@@ -110,6 +112,74 @@ DEFECTS = {
         "test_iq_plot.py::test_only_the_antennas_that_the_file_has_are_drawn_and_by_their_own_numbers",
         "test_iq_plot.py::test_times_on_the_axis_are_utc_and_stand_at_their_sequences",
     ],
+    "K1: every good rawacf is refused, and set aside": [
+        "test_convert_step.py::test_records_are_what_pydarnio_makes_of_them_in_every_field_and_type",
+        "test_chain.py::test_blocks_go_from_the_radar_to_the_archive",
+    ],
+    "K2: what a check found is told by what is printed, and its exit code is always the same": [
+        "test_dmap.py::test_the_cpid_of_every_record_counts",
+        "test_known_defects.py::test_what_a_library_prints_is_no_answer",
+    ],
+    "K3: the HDF5 of a bad DMAP is not found, and archived as good": [
+        "test_distribute.py::test_hdf5_file_of_a_bad_dmap_file_goes_to_quarantine_along",
+        "test_distribute.py::test_hdf5_file_goes_along_wherever_a_run_is_killed",
+        "test_names.py::test_rawacf_dmap_and_back",
+    ],
+    "K4: what is no name is made into another, and an error becomes a file name": [
+        "test_names.py::test_a_hostile_or_sloppy_name_is_no_name",
+        "test_names.py::test_a_slice_beyond_25_has_no_channel",
+        "test_names.py::test_one_character_more_is_another_name_or_none",
+        "test_names.py::test_what_is_no_rawacf_has_no_dmap_form",
+    ],
+    "K5: a conversion writes under the final name, and half of it goes on": [
+        "test_convert_step.py::test_killed_conversion_leaves_nothing_under_the_final_name_and_a_rerun_makes_one_file",
+        "test_conversion.py::test_a_part_that_the_disk_gives_back_otherwise",
+    ],
+    "K6: a broken library or a full disk condemns good files": [
+        "test_known_defects.py::test_a_broken_library_condemns_no_file",
+        "test_step_contract.py::test_full_destination_keeps_everything_until_there_is_room",
+        "test_runner.py::test_the_fuse",
+    ],
+    "K7: a partner takes a file that is not whole, or before it is verified": [
+        "test_distribute.py::test_partner_that_empties_staging_at_once_never_sees_a_file_twice",
+        "test_copy.py::test_a_copy_that_reads_back_wrong_is_not_made_ready",
+    ],
+    "K8: one target fails, and all others get the file again": [
+        "test_distribute.py::test_failed_target_does_not_resend_to_the_others",
+        "test_distribute.py::test_full_target_does_not_resend_to_the_others",
+    ],
+    "K9: the archive is neither verified nor kept from being overwritten": [
+        "test_copy.py::test_moving_to_another_disk_copies_verifies_and_releases",
+        "test_copy.py::test_moving_onto_other_content_is_a_conflict",
+        "test_copy.py::test_moving_to_a_full_disk_keeps_the_source",
+        "test_step_contract.py::test_same_name_with_other_content_sends_the_newcomer_to_quarantine",
+    ],
+    "K10: only some damage is seen, only the first CPID counts, a special experiment has one copy": [
+        "test_dmap.py::test_files_that_are_not_one_whole_stream_of_records",
+        "test_dmap.py::test_no_turned_bit_passes_unseen",
+        "test_distribute.py::test_one_record_of_another_cpid_makes_a_special_experiment",
+        "test_distribute.py::test_file_that_rots_before_it_is_distributed_goes_to_quarantine",
+    ],
+    "K11: work is passed over in silence when another run is on, and the flag is gone": [
+        "test_lock.py::test_whoever_finds_it_taken_waits_and_says_for_whom",
+        "test_daemon.py::test_a_step_by_hand_waits_for_the_daemon",
+        "test_daemon.py::test_what_an_exit_code_means_to_the_chain",
+    ],
+    "K15: pictures are archived where the working folder is, only of this month, only JPEG": [
+        "test_known_defects.py::test_pictures_of_every_month_and_kind_are_archived_wherever_it_is_started",
+    ],
+    "K16: an alert breaks on an apostrophe, or its text is taken for a format": [
+        "test_known_defects.py::test_an_alert_may_hold_any_text",
+    ],
+    "K17: predictable names in /tmp, and a hash that the page cache answers": [
+        "test_known_defects.py::test_nothing_in_the_temporary_folder_has_a_name_that_can_be_foreseen",
+        "test_ssh.py::test_a_control_folder_that_may_be_a_trap_is_refused",
+        "test_copy.py::test_the_page_cache_is_not_asked_for_what_lies_on_the_disk",
+    ],
+    "K18: the folders of logs go by the local date and their names by another": [
+        "test_summary.py::test_times_are_written_and_read_in_utc",
+        "test_summary.py::test_a_run_over_midnight_goes_on_in_the_next_day",
+    ],
 }
 
 
@@ -177,3 +247,109 @@ def test_data_before_pictures_and_the_oldest_first_within_the_bandwidth(machines
     assert [record["file"] for record in delivered] == [*sorted(path.name for path in fed[1:]), fed[0].name]
     assert done.of("end")[0]["seconds"] > 0.5 * sum(record["bytes"] for record in delivered) / (50 * 1024)
     assert all(path.exists() for path in stays)
+
+
+BABBLING = """
+import sys
+print("Everything is wonderful", flush=True)
+print("CPID 151", file=sys.stderr, flush=True)
+"""
+
+
+def with_a_module(machines: Machines, folder: Path, name: str, content: str) -> dict[str, str]:
+    """The environment of a command in a process of its own that finds a module of ours before any other of its name."""
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(content)
+    path = os.pathsep.join([str(folder), str(REPOSITORY)])
+    return {**os.environ, **machines.environment, "PYTHONPATH": path, "DATAFLOW_SET": json.dumps(machines.config.overrides)}
+
+
+def run_alone(machines: Machines, environment: dict[str, str], *words: str, cwd: Path | None = None) -> tuple[int, str]:
+    """A command that nobody has imported anything for."""
+    argv = [sys.executable, "-m", "dataflow", *words, "--host", "campus", "--radar", "sas"]
+    limit_s = running_chain.LIMIT_S
+    told = subprocess.run(argv, env=environment, cwd=cwd or machines.private, capture_output=True, text=True, timeout=limit_s)
+    return told.returncode, told.stderr
+
+
+def test_what_a_library_prints_is_no_answer(machines: Machines, tmp_path: Path) -> None:
+    """K2: a bad file stays bad and a good one good, whatever is printed meanwhile."""
+    good = step_cases.to_distribute(machines, 0)
+    bad = step_cases.put(good.with_name("20241103.0000.00.sas.a.rawacf.bz2"), good.read_bytes()[:-100], step_cases.at(0))
+    environment = with_a_module(machines, tmp_path / "library", "sitecustomize", BABBLING)
+    code, said = run_alone(machines, environment, "run", "distribute_borealis_data")
+    assert code == Exit.LEFT_OVER and "CPID 151" in said
+    records = machines.records("distribute_borealis_data", "campus", "sas")
+    outcomes = {record["file"]: record["outcome"] for record in records if record["event"] == "file"}
+    assert outcomes == {good.name: "done", bad.name: "quarantined"}
+
+
+@pytest.mark.parametrize("fault", ["raise ImportError('libdmap.so: cannot open shared object file')", "raise MemoryError"])
+def test_a_broken_library_condemns_no_file(machines: Machines, tmp_path: Path, fault: str) -> None:
+    """K6: neither is it moved; with the library mended it is converted."""
+    fed = step_cases.to_convert(machines, 0)
+    environment = with_a_module(machines, tmp_path / "library", "h5py", fault)
+    code, said = run_alone(machines, environment, "run", "convert_on_campus")
+    assert code in (Exit.LEFT_OVER, Exit.BUG), said
+    assert fed.exists() and machines.quarantined("campus") == {}
+    done = machines.run("convert_on_campus", "campus")
+    assert done.outcomes() == {fed.name: "done"}, done.said
+
+
+def test_pictures_of_every_month_and_kind_are_archived_wherever_it_is_started(machines: Machines, tmp_path: Path) -> None:
+    """K15"""
+    here = machines.here("campus")
+    names_of = {
+        "2024/10": "20241031.2200.00.sas.0.antennas_iq.contact.jpg",
+        "2024/11": "20241101.0000.00.sas.0.antennas_iq.contact.jpg",
+        "2023/12": "20231231.2200.00.sas.0.rawacf.quicklook.png",
+    }
+    for name in names_of.values():
+        step_cases.put(here.folder("plots") / name, b"picture", step_cases.at(0))
+    environment = with_a_module(machines, tmp_path / "nothing", "nothing", "")
+    (tmp_path / "elsewhere").mkdir()
+    code, said = run_alone(machines, environment, "run", "archive_iq_plots", cwd=tmp_path / "elsewhere")
+    assert code == Exit.ACCOUNTED, said
+    for month, name in names_of.items():
+        assert (here.folder("plots") / "archive" / month / name).is_file()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_alert_may_hold_any_text(machines: Machines) -> None:
+    """K16: it is one line of JSON, and reads as it was written."""
+    here = machines.here("campus")
+    log = summary.SummaryLog(here, "test", "test", context.utc_now)
+    texts = ['it\'s 100% "full"', "%s %d %n", "{braces}", "two\nlines\r\x00", "$(id) `id` ; rm -rf /", "\u2028 \U0001f4e1", "\\"]
+    for text in texts:
+        alert.tell(log, text)
+    (file,) = summary.own_files(here, context.utc_now().date().replace(year=1990), "test")
+    assert len(file.read_bytes().splitlines()) == len(texts)
+    assert [record["message"] for record in summary.records([file])] == texts
+
+
+def test_nothing_in_the_temporary_folder_has_a_name_that_can_be_foreseen(machines: Machines, tmp_path: Path) -> None:
+    """K17: two runs of the same work use no name in common, but for the folder of the control sockets, which is guarded."""
+    used = []
+    for number in (0, 2):
+        step_cases.to_convert(machines, number)
+        step_cases.photo(machines, number)
+        seen = tmp_path / f"seen-{number}"
+        environment = with_a_module(machines, tmp_path / f"spy-{number}", "sitecustomize", SPY.format(seen=seen))
+        for words in (["run", "convert_on_campus"], ["run", "distribute_borealis_data"]):
+            code, said = run_alone(machines, environment, *words)
+            assert code == Exit.ACCOUNTED, said
+        used.append(set(seen.read_text().splitlines()) if seen.exists() else set())
+    assert used[0] & used[1] <= {f"{tempfile.gettempdir()}/dataflow-{os.getuid()}"}
+
+
+SPY = """
+import os, sys, tempfile
+def hook(event, arguments):
+    if event in ("open", "os.mkdir") and isinstance(arguments[0], str):
+        path = arguments[0]
+        makes = event == "os.mkdir" or (arguments[2] or 0) & os.O_CREAT
+        if makes and os.path.dirname(path) == tempfile.gettempdir():
+            with os.fdopen(os.open("{seen}", os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
+                file.write(path + "\\n")
+sys.addaudithook(hook)
+"""
