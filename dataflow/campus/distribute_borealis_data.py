@@ -93,7 +93,7 @@ def _checked(path: Path, name: Name, entry: Entry) -> Entry:
     was_read_here = entry.records is not None
     if was_read_here and name.kind is Kind.RAWACF:
         return entry
-    found = checksum.sha256(path) if was_read_here else checksum.sha256_of_still(path)[0]
+    found, _ = checksum.sha256_of_still(path, cached=was_read_here)
     if found != entry.sha256:
         raise BadFile("changed since hashed", f"{path.name} has hash {found}, it was {entry.sha256}: damaged on disk?")
     if was_read_here or name.kind is not Kind.DMAP:

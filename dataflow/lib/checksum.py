@@ -56,14 +56,16 @@ def sha256_on_disk(path: Path, pace: Callable[[int], None] = _at_once) -> str:
         return _of_rest(stream.fileno(), pace)
 
 
-def sha256_of_still(path: Path, pace: Callable[[int], None] = _at_once) -> tuple[str, int]:
+def sha256_of_still(path: Path, pace: Callable[[int], None] = _at_once, *, cached: bool = False) -> tuple[str, int]:
     """SHA-256 and size in bytes of what lies on the disk, of a file that nobody writes to meanwhile.
+
+    ``cached``: out of the page cache, if it is there.
 
     Raises:
         TryLater: it changed while it was read.
     """
     before = stamp(path)
-    digest = sha256_on_disk(path, pace)
+    digest = sha256(path) if cached else sha256_on_disk(path, pace)
     if stamp(path) != before:
         raise TryLater(f"{path.name} changed while it was read; it is tried again when it lies still")
     return digest, before[1]
