@@ -160,11 +160,12 @@ def test_a_receiver_that_talks_nonsense_keeps_every_file(machines: Machines):
     answers = ["Welcome!", "[1]", "7", '{"name": 5}', '{"name": "x", "outcome": "done"}', json.dumps({"name": source.name})]
     put(machines.private / "answers", "\n".join(answers).encode() + b"\xff\n", at(0))
     script.write_text(
-        f'#!/bin/sh\n[ "$2" = accept ] || exec {machines.command} "$@"\ncat >/dev/null\ncat {machines.private}/answers\n'
+        f'#!/bin/sh\n[ "$SSH_ORIGINAL_COMMAND" = accept ] || exec {machines.command} "$@"\n'
+        f"cat >/dev/null\ncat {machines.private}/answers\n"
     )
     script.chmod(0o755)
-    nonsense = f"radars.sas.machines.campus.command={script}"
-    done = machines.run("rsync_to_campus", "site-linux", part="data", overrides=[nonsense])
+    machines.let_in(script)
+    done = machines.run("rsync_to_campus", "site-linux", part="data")
     assert done.code == 1 and done.outcomes() == {source.name: "kept"}, done.said
     assert source.exists()
 
