@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from typing import BinaryIO
 
 from dataflow.lib import alert, command, names, place, receive
@@ -56,14 +57,22 @@ def _hand_to_rrsync(ctx: Context, sender: str, asked: str) -> int:
         )
     process = command.start([*RRSYNC, ctx.folder("incoming")], stdin=None, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    said = b""
-    while piece := os.read(process.stderr.fileno(), 65536):
-        os.write(2, piece)
-        said = (said + piece)[-_SHOWN_CHARACTERS:]
+    said = bytearray()
+    passing_on = threading.Thread(target=_pass_on, args=(process.stderr.fileno(), said))
+    passing_on.start()
     code = process.wait()
+    command.end_group(process)  # of the two processes of an rsync the other one may wait for ever, and the sender for it
+    passing_on.join()
     if code == _SYNTAX_CODE:
         raise _refusal(ctx, sender, asked, said.decode("utf-8", "replace").strip())
     return code if code >= 0 else 128 - code
+
+
+def _pass_on(complaints: int, said: bytearray) -> None:
+    """Let the sender read what rsync complains, and keep the end of it."""
+    while piece := os.read(complaints, 65536):
+        os.write(2, piece)
+        said[:] = (said + piece)[-_SHOWN_CHARACTERS:]
 
 
 def _refusal(ctx: Context, sender: str, asked: str, why: str) -> BadConfig:
