@@ -16,6 +16,7 @@ import world
 
 from dataflow.lib import copy, place, quarantine
 from dataflow.lib.config import MARKER
+from dataflow.lib.config import Root
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
 
 NOW = datetime(2026, 11, 1, 14, tzinfo=UTC)
@@ -83,7 +84,8 @@ def test_across_file_systems_the_copy_is_verified(here, source):
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     try:
         assert folder.stat().st_dev != here.roots["sddata"].stat().st_dev, "this test needs two file systems"
-        here = replace(here, roots={**here.roots, "far": folder})
+        settings = {**here.root_settings, "far": Root(str(folder))}
+        here = replace(here, roots={**here.roots, "far": folder}, root_settings=settings)
         far = folder / NAME
         shutil.copy(source, far)
         path = put(here, far)
