@@ -15,8 +15,7 @@ import pytest
 import world
 
 from dataflow.lib import copy, place, quarantine
-from dataflow.lib.config import MARKER
-from dataflow.lib.config import Root
+from dataflow.lib.config import MARKER, Root
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
 
 NOW = datetime(2026, 11, 1, 14, tzinfo=UTC)
