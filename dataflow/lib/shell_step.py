@@ -166,6 +166,8 @@ def outcome_of_note(file: Path, text: str) -> Outcome:
     from dataflow.lib import flag, step
 
     fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise TypeError(f"expected an object, found {text[:40]!r}")
     deliver = tuple(flag.entry(entry) for entry in fields.pop("deliver"))
     found = step.Outcome(file=file, deliver=deliver, release=(file,) if fields.pop("release") else (), **fields)
     texts = (found.action, found.reason or "", found.kind or "", found.sha256 or "", found.destination or "")
