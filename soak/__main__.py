@@ -135,10 +135,14 @@ class Soak:
         return passed, [later - earlier for earlier, later in pairwise(moments)]
 
     def _left_over(self) -> Iterator[str]:
-        """At rest no daemon has a child, and no link has more than its one shared connection."""
+        """At rest no daemon has a child, but for the steps of a look by the timer; and each link has one shared connection."""
         for host, process in self.processes.items():
-            if children := gauge.children(process.pid):
-                yield f"the daemon of {host} still has children: {children}"
+            children, deadline = set(gauge.children(process.pid)), time.monotonic() + STALL_S
+            while children and time.monotonic() < deadline:
+                time.sleep(TICK_S)
+                children &= set(gauge.children(process.pid))
+            if children:
+                yield f"the daemon of {host} still has children after {STALL_S:.0f} s: {sorted(children)}"
         links = [host for host, settings in self.running.config.flow.hosts.items() if settings.next]
         if len(masters := list(self.striker.masters())) > len(links):
             yield f"there are {len(masters)} shared connections for {len(links)} links"
