@@ -15,8 +15,9 @@ import pytest
 import world
 
 from dataflow.lib import copy, place, quarantine
-from dataflow.lib.config import MARKER, Root
+from dataflow.lib.config import MARKER
 from dataflow.lib.errors import BadConfig, BadFile, TryLater
+from dataflow.lib.machine import Root
 
 NOW = datetime(2026, 11, 1, 14, tzinfo=UTC)
 CONTENT = b"not what it should be"

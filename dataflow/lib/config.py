@@ -18,6 +18,8 @@ from typing import Literal, TypeVar
 
 from dataflow.lib import schema
 from dataflow.lib.errors import BadConfig
+from dataflow.lib.machine import Machine, Root
+from dataflow.lib.mirror_settings import Mirror
 from dataflow.lib.plots.antenna_health import HealthThresholds
 
 T = TypeVar("T")
@@ -31,21 +33,10 @@ _PACKAGE = Path(__file__).parents[1]
 _STEP_FOLDERS = ("site", "campus")
 PLACEHOLDERS = ("radar", "camera", "YYYY", "MM")
 RESERVED_TARGETS = ("archive", "special")
+MIRROR, ALL_RADARS = "mirror", "all"
+"""What records of the mirror have for host and radar."""
 EXPIRABLE = ("backup", "antennas_iq", "full_size_plots")
 """The folders of a site that may be let go of; in every other one something still waits for a step or for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """A place that a host may write to. ``mounted``: a network mount, shared by the machines of one radar.
-
-    ``reserve_bytes``: what steps leave free there. ``min_free_for_iq_bytes``: what antennas_iq leaves free there for rawacf.
-    """
-
-    path: str
-    mounted: bool = False
-    reserve_bytes: int = 0
-    min_free_for_iq_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +59,6 @@ class Host:
     file_mode: str = "0664"
     dir_mode: str = "2775"
     group: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """The computer that plays a host for a radar, and its limits."""
-
-    name: str
-    address: str
-    port: int = 22
-    user: str | None = None
-    command: str = "dataflow"
-    nas: Literal["mounted", "none"] = "mounted"
-    bandwidth_kib_s: int | None = None
-    read_limit_mib_s: int | None = None
-    roots: dict[str, Root] = field(default_factory=dict)
-    folders: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +182,7 @@ class Flow:
     distribute: Distribute
     antenna_health: HealthThresholds
     expire: dict[str, Expiry] = field(default_factory=dict)
+    mirror: Mirror | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,6 +262,9 @@ class Config:
         """
         host = _lookup(self.flow.hosts, host_name, "host", self.source)
         machine = _lookup(_lookup(self.flow.radars, radar, "radar", self.source).machines, host_name, "machine", self.source)
+        return self._view(host_name, radar, host, machine, self._upstream(host_name, radar))
+
+    def _view(self, host_name: str, radar: str, host: Host, machine: Machine, upstream: tuple[str, ...]) -> Here:
         base = self.root / machine.name if self.root else Path("/")
         state = base / host.state.lstrip("/")
         has_nas = machine.nas == "mounted"
@@ -303,8 +282,33 @@ class Config:
             logs=base / host.logs.lstrip("/"),
             relayed_logs=base / host.relayed_logs.lstrip("/"),
             machine_state=state,
-            upstream=self._upstream(host_name, radar),
+            upstream=upstream,
         )
+
+    def mirror(self) -> tuple[Mirror, Here]:
+        """The settings of the mirror, and its view: a host of its own that works for all radars.
+
+        Raises:
+            BadConfig: the configuration has no mirror.
+        """
+        mirror = self.flow.mirror
+        if mirror is None:
+            raise BadConfig(f"{self.source} has no section `mirror`: this flow feeds none; see the shipped config.yaml")
+        host = Host(
+            waits_on="flags",
+            user=mirror.user,
+            steps=(),
+            roots=mirror.roots,
+            folders=mirror.folders,
+            backlog=(),
+            state=mirror.state,
+            logs=mirror.logs,
+            relayed_logs=mirror.logs,
+            file_mode=mirror.file_mode,
+            dir_mode=mirror.dir_mode,
+            group=mirror.group,
+        )
+        return mirror, self._view(MIRROR, ALL_RADARS, host, mirror.machine, ())
 
     def _upstream(self, host_name: str, radar: str) -> tuple[str, ...]:
         machines = self.flow.radars[radar].machines

@@ -16,13 +16,13 @@ from dataflow.lib.config import (
     Expiry,
     Flow,
     Host,
-    Machine,
     Radar,
-    Root,
     Target,
     step_file,
 )
 from dataflow.lib.errors import BadConfig
+from dataflow.lib.machine import Machine, Root
+from dataflow.lib.mirror_settings import MIRROR_FOLDERS, OWN_SOURCE, STORE_NEEDS, Mirror, StoreSettings
 from dataflow.lib.names import Kind
 
 Finding = tuple[schema.Key, str]
@@ -41,6 +41,8 @@ def of(flow: Flow) -> Iterator[Finding]:
         yield from _target_findings(flow, ("distribute", "targets", name), name, target)
     for name, expiry in flow.expire.items():
         yield from _expiry_findings(("expire", name), name, expiry)
+    if flow.mirror is not None:
+        yield from _mirror_findings(("mirror",), flow.mirror)
     yield from _number_findings(flow)
 
 
@@ -132,6 +134,61 @@ def _expiry_findings(key: schema.Key, name: str, expiry: Expiry) -> Iterator[Fin
         yield (*key, "keep_days"), f"must be more than zero, not {expiry.keep_days}"
     if expiry.min_free_percent is not None and not 0 < expiry.min_free_percent < 100:
         yield (*key, "min_free_percent"), f"must be between 0 and 100, not {expiry.min_free_percent}"
+
+
+def _mirror_findings(key: schema.Key, mirror: Mirror) -> Iterator[Finding]:
+    yield from _root_findings(key, mirror.roots)
+    yield from _folder_findings(key, mirror.folders, mirror.roots)
+    for needed in MIRROR_FOLDERS:
+        if needed not in mirror.folders:
+            yield (*key, "folders"), f"there must be a folder `{needed}`"
+    for name, text in mirror.holdings.items():
+        yield from _path_findings((*key, "holdings", name), text, mirror.roots)
+    for word in ("waiting_days", "recent_days", "late_days"):
+        if not (math.isfinite(value := getattr(mirror, word)) and value >= 0):
+            yield (*key, word), f"must be zero or more, not {value}"
+    for name, partner in mirror.partners.items():
+        if not re.fullmatch(r"[a-z][a-z0-9_-]{0,40}", name) or name == OWN_SOURCE:
+            yield (
+                (*key, "partners", name),
+                f"a partner is a word of lower-case letters, digits, '-' and '_', and not {OWN_SOURCE}",
+            )
+        yield from _known((*key, "partners", name, "holding"), partner.holding, mirror.holdings)
+    if mirror.hub is not None:
+        yield from _known((*key, "hub", "holding"), mirror.hub.holding, mirror.holdings)
+    if mirror.backfill is not None:
+        yield from _known((*key, "backfill", "holding"), mirror.backfill.holding, mirror.holdings)
+        for number, source in enumerate(mirror.backfill.sources):
+            at = (*key, "backfill", "sources", number)
+            if source.partner is not None and source.partner not in mirror.partners:
+                yield (*at, "partner"), f"there is no partner {source.partner!r}{schema.likely(source.partner, mirror.partners)}"
+            if source.files_per_hour < 1:
+                yield (*at, "files_per_hour"), f"must be at least 1, not {source.files_per_hour}"
+    for at, store in _stores(key, mirror):
+        yield from _store_findings(at, store, mirror.roots)
+
+
+def _stores(key: schema.Key, mirror: Mirror) -> Iterator[tuple[schema.Key, StoreSettings]]:
+    yield (*key, "store"), mirror.store
+    yield from (((*key, "partners", name, "store"), partner.store) for name, partner in mirror.partners.items())
+    if mirror.hub is not None:
+        yield (*key, "hub", "store"), mirror.hub.store
+    for number, source in enumerate(mirror.backfill.sources if mirror.backfill else ()):
+        if source.store is not None:
+            yield (*key, "backfill", "sources", number, "store"), source.store
+
+
+def _store_findings(key: schema.Key, store: StoreSettings, roots: Mapping[str, Root]) -> Iterator[Finding]:
+    if store.kind == "directory":
+        yield from _path_findings((*key, "root"), store.root, roots)
+    elif not store.root.startswith("/"):
+        yield (*key, "root"), f"must be absolute, not {store.root!r}"
+    for word in STORE_NEEDS[store.kind]:
+        if getattr(store, word) is None:
+            yield key, f"a store of kind {store.kind} needs `{word}`"
+    for word in ("connect_timeout_s", "keep_alive_s", "time_limit_s", "channels", "port"):
+        if not (math.isfinite(value := getattr(store, word)) and value > 0):
+            yield (*key, word), f"must be more than zero, not {value}"
 
 
 def _root_findings(key: schema.Key, roots: Mapping[str, Root]) -> Iterator[Finding]:
