@@ -56,7 +56,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         if fault is not None:
             yield bad(path, BadFile("pair of a bad DMAP", fault))
             continue
-        outcome = attempt(path, lambda file: _distribute(ctx, file))
+        outcome = attempt(ctx, path, lambda file: _distribute(ctx, file))
         name = names.parse(path.name)
         if outcome.outcome == "quarantined" and name is not None:
             faults |= dict.fromkeys(names.hdf5_candidates_of(name), f"its DMAP file {path.name} is bad: {outcome.reason}")

@@ -56,10 +56,12 @@ def start(
     stderr: int | IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
     inherit: bool = True,
+    hand_over: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a process in a group of its own that dies with the calling thread. ``environment`` adds to the own one.
 
-    ``inherit=False`` keeps the lock from a process that is meant to outlive the run (the SSH master).
+    ``inherit=False`` keeps the lock from a process that is meant to outlive the run (the SSH master). ``hand_over``: further
+    descriptors that it gets.
 
     Raises:
         TryLater: the program is not installed or cannot be started now.
@@ -74,7 +76,7 @@ def start(
             stderr=stderr,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
-            pass_fds=tuple(inherited_descriptors) if inherit else (),
+            pass_fds=(*hand_over, *(inherited_descriptors if inherit else ())),
             preexec_fn=lambda: _die_with(parent),
         )
     except OSError as error:

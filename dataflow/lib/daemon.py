@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from dataflow.lib import alert, command, finished, flag, hanging, lock, place, sdnotify
+from dataflow.lib import alert, command, finished, flag, hanging, in_hand, lock, names, place, sdnotify
 from dataflow.lib.context import Context
 from dataflow.lib.custody import flags_folder, open_folder
 from dataflow.lib.errors import BadFile, Exit
@@ -170,8 +170,23 @@ class Chain:
         here = self.ctx.here
         argv = [sys.executable, "-m", "dataflow", "run", step, "--host", here.host_name, "--radar", here.radar]
         environment = {**self.ctx.config.environment(), CHAIN_RUN_VARIABLE: f"{self.ctx.run}.{self.runs}"}
-        process = command.start([*argv, *(("--part", part[0]) if part else ())], environment=environment)
-        return self._attend(step, process, interrupting, watch)
+        with in_hand.offered() as note:
+            environment[in_hand.VARIABLE] = str(note)
+            words = [*argv, *(("--part", part[0]) if part else ())]
+            process = command.start(words, environment=environment, hand_over=[note])
+            code = self._attend(step, process, interrupting, watch)
+            self._count_crash(step, note, process.returncode)
+        return code
+
+    def _count_crash(self, step: str, note: int, returncode: int | None) -> None:
+        try:
+            file = in_hand.count_crash(self.ctx.here, step, note, returncode)
+        except OSError as error:
+            self.ctx.say(f"the crash of {step} cannot be counted: {error.strerror}")
+            return
+        if file is not None:
+            shown = names.printable(str(file))
+            self.ctx.say(f"{step} crashed on {shown}; the file stays, and after {in_hand.CRASHES_MAX} crashes it is set aside")
 
     def _attend(self, step: str, process: subprocess.Popen[bytes], interrupting: Watch | None, watch: Watch) -> Exit:
         """Wait for a step, pass on what is asked of the daemon, end it at its limit, give up on it when it hangs."""

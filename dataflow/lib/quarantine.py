@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum, copy, names, place
+from dataflow.lib import checksum, copy, in_hand, names, place
 from dataflow.lib.config import Here
 from dataflow.lib.errors import BadConfig
 from dataflow.lib.summary import timestamp
@@ -93,6 +93,7 @@ def retry(here: Here, path: Path) -> Path:
     if back.name != reason.file or ".." in back.parts or not any(back.is_relative_to(root) for root in here.roots.values()):
         shown = names.printable(reason.source)
         raise BadConfig(f"the reason of {path} says that it came from {shown}, which is no place of this host: move it by hand")
+    in_hand.forgive(here, reason.step, back)
     copy.move(here, path, back, checksum.sha256(path))
     path.with_name(path.name + REASON_ENDING).unlink(missing_ok=True)
     return back

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from dataflow.lib import names, place, shell_step
+from dataflow.lib import in_hand, names, place, shell_step
 from dataflow.lib.config import step_file
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadConfig, BadFile, DataflowError, TryLater
@@ -88,13 +88,16 @@ def each(ctx: Context, files: Sequence[Path], work: Callable[[Path], Outcome]) -
     for file in files:
         if ctx.should_stop():
             return
-        yield attempt(file, work)
+        yield attempt(ctx, file, work)
 
 
-def attempt(file: Path, work: Callable[[Path], T]) -> T | Outcome:
+def attempt(ctx: Context, file: Path, work: Callable[[Path], T]) -> T | Outcome:
     """What a function makes of one file, or the outcome that its error means."""
     try:
-        return work(file)
+        if ctx.heeds_pause:
+            in_hand.refuse_crasher(ctx.here, ctx.step, file)
+        with in_hand.noted(file):
+            return work(file)
     except BadFile as error:
         return bad(file, error)
     except (TryLater, OSError) as error:

@@ -90,7 +90,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         elif folder.key == BACKUP:
             of_backup.append(path)
         else:
-            yield attempt(path, partial(_remove, ctx, folder))
+            yield attempt(ctx, path, partial(_remove, ctx, folder))
     if of_backup:
         yield from _remove_archived(ctx, folders[of_backup[0].parent], of_backup)
 
@@ -173,7 +173,7 @@ def _remove_archived(ctx: Context, folder: _Folder, paths: Sequence[Path]) -> It
     entries: dict[Path, Entry] = {}
     stamps = {}
     for path in paths:
-        read = attempt(path, _read)
+        read = attempt(ctx, path, _read)
         if isinstance(read, Outcome):
             yield read
         else:

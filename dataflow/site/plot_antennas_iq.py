@@ -46,7 +46,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     for path in files:
         if ctx.should_stop():
             return
-        outcome = attempt(path, lambda file: _draw(ctx, file))
+        outcome = attempt(ctx, path, lambda file: _draw(ctx, file))
         if outcome.outcome == "quarantined":
             fault = BadFile(outcome.kind or "bad", outcome.reason or "")
             outcome = bad(path, fault, release=(_marker(ctx, path),))

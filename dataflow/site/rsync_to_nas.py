@@ -85,7 +85,7 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
 def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     sendings: dict[Path, _Sending] = {}
     for path in files:
-        prepared = attempt(path, lambda file: _prepare(ctx, file))
+        prepared = attempt(ctx, path, lambda file: _prepare(ctx, file))
         if isinstance(prepared, Outcome):
             yield prepared
         else:

@@ -34,7 +34,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
         raise BadConfig(f"hosts.{ctx.here.host_name}.next is not set, so send_flag has nobody to send to")
     sound = []
     for path in files:
-        found = attempt(path, flag.read)
+        found = attempt(ctx, path, flag.read)
         if isinstance(found, Outcome):
             yield found  # damaged on this machine's disk: the next host finds its files by looking, and adopts them
         else:
