@@ -1,6 +1,7 @@
 # What there is to do with this repository. Each target does its own set-up, on a fresh Debian 12 too:
 #
 #   make demo                             the whole chain on this computer, with real files, rsync and SSH
+#   make demo-mirror                      two mirrors on this computer: publish, sync, compare, backfill; no account
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
 #   make test-network                     as root: only the tests of the network between three hosts, each in a network namespace
@@ -16,7 +17,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-network faults soak bench check install units demo-programs test-programs
+.PHONY: help demo demo-mirror test lint test-network faults soak bench check install units demo-programs test-programs
 
 export PYTHON ?= python3
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
@@ -33,6 +34,9 @@ help:
 
 demo: demo-programs $(READY)
 	.venv/bin/dataflow demo
+
+demo-mirror: demo-programs $(READY)
+	.venv/bin/dataflow demo-mirror
 
 test: lint test-programs
 	.venv/bin/pytest -n 2
@@ -74,7 +78,7 @@ demo-programs:
 
 test-programs:
 	@tools/system-packages $(DEMO_PROGRAMS) $(BENCH_PROGRAMS) $(FAULTS_PROGRAMS) $(DISK_PROGRAMS) $(NETWORK_PROGRAMS) \
-	  shellcheck systemd-analyze fusermount3
+	  shellcheck systemd-analyze fusermount3 chromium
 
 # Made anew when pyproject.toml changes; `editable`, so the code itself is always the checkout's.
 $(READY): pyproject.toml

@@ -250,6 +250,30 @@ def demo(arguments: argparse.Namespace) -> int:
     return chain.run(arguments.folder)
 
 
+def mirror(arguments: argparse.Namespace) -> int:
+    """One job of the mirror: publish, sync, compare, pull, delete, verify ..., or backfill."""
+    from dataflow.mirror import command_line
+    from dataflow.mirror import job as job_module
+
+    loaded, task = _load(arguments), arguments.task(arguments)
+    made = job_module.open_job(loaded, task.name, task.lock_name, _say)
+    _require_user(loaded, made.here)
+    made.requests.listen()
+    made.progress = _progress(arguments)
+    code = job_module.run(made, task.work)
+    print(ERASE_LINE if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
+    counts = ", ".join(f"{count} {word}" for word, count in sorted(made.counts.items()))
+    _print(arguments, command_line.summary_of(made, code), f"{made.name}: {counts or 'nothing to do'}, exit {int(code)}")
+    return code
+
+
+def demo_mirror(arguments: argparse.Namespace) -> int:
+    """Publish, sync and compare two mirrors on this computer."""
+    from dataflow.demo import mirror as demo_module
+
+    return demo_module.run(arguments.folder)
+
+
 def _load(arguments: argparse.Namespace) -> Config:
     loaded = config.load(arguments.config, arguments.root, arguments.set or ())
     os.environ.update(loaded.environment())
@@ -264,13 +288,14 @@ def _here(loaded: Config, arguments: argparse.Namespace) -> Here:
 
 
 def _context(loaded: Config, arguments: argparse.Namespace, host: str, step: str, part: str = "") -> Context:
-    def say(text: str) -> None:
-        print(_shown(text), file=sys.stderr, flush=True)
-
-    ctx = context.open_context(loaded, host, arguments.radar, step, part, say)
+    ctx = context.open_context(loaded, host, arguments.radar, step, part, _say)
     _require_user(loaded, ctx.here)
     ctx.requests.listen()
     return ctx
+
+
+def _say(text: str) -> None:
+    print(_shown(text), file=sys.stderr, flush=True)
 
 
 def _pause_file(arguments: argparse.Namespace) -> Path:
@@ -522,6 +547,24 @@ def _parser() -> argparse.ArgumentParser:
     one = _command(commands, "demo", demo, text, "demo there")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-run"), help="where the machines' folders go (demo-run)")
 
+    from dataflow.mirror import command_line
+
+    text = "one of the world's mirrors: publish, sync, compare, pull, delete, verify"
+    one = commands.add_parser(
+        "mirror", help=text, description=f"{text[0].upper()}{text[1:]}. dataflow mirror VERB --help tells more."
+    )
+    one.set_defaults(command=mirror)
+    command_line.add_verbs(one, _mirror_arguments)
+
+    text = "ask partners and other sources for files that should be on the mirror and are not"
+    one = _command(commands, "backfill", mirror, text, "backfill --radar sas --from 2026-10-01 --to 2026-10-31")
+    command_line.add_backfill(one)
+    _json(one)
+
+    text = "publish, sync and compare two mirrors on this computer, without any account"
+    one = _command(commands, "demo-mirror", demo_mirror, text, "demo-mirror there")
+    one.add_argument("folder", nargs="?", type=Path, default=Path("demo-mirror-run"), help="where they go (demo-mirror-run)")
+
     text = "the key of each link of a host, which delivers over that link and can do nothing else: make it, show where it goes"
     one = _command(commands, "keys", keys, text, "keys site-linux --radar sas --write")
     one.description = (
@@ -570,12 +613,22 @@ def _command(
     description, epilog = f"{text[0].upper()}{text[1:]}.", f"Example: dataflow {example}"
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description, epilog=epilog, **options)
     parser.set_defaults(command=function)
+    _common(parser)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    """What every command takes."""
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="the configuration (DATAFLOW_CONFIG, /etc/dataflow/config.yaml)"
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="put each machine below its own folder in DIR (DATAFLOW_ROOT)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key; repeatable")
-    return parser
+
+
+def _mirror_arguments(parser: argparse.ArgumentParser) -> None:
+    _common(parser)
+    _json(parser)
 
 
 def _positive(text: str) -> int:
