@@ -1,11 +1,14 @@
-"""Hashes of files: SHA-256 of the bytes as they lie on the disk, not as the page cache remembers them."""
+"""Hashes of files: of the bytes as they lie on the disk, not as the page cache remembers them.
+
+SHA-256 is ours; SHA-1 is what the lists of the mirrors have.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from dataflow.lib.errors import TryLater
@@ -54,6 +57,17 @@ def sha256_on_disk(path: Path, pace: Callable[[int], None] = _at_once) -> str:
     with path.open("rb", buffering=0) as stream:
         _sync(stream.fileno())
         return _of_rest(stream.fileno(), pace)
+
+
+def hashes_on_disk(path: Path, algorithms: Sequence[str]) -> tuple[str, ...]:
+    """Several hashes of what lies on the disk, as ``sha256_on_disk`` and by one read; algorithms as hashlib calls them."""
+    digests = [hashlib.new(algorithm) for algorithm in algorithms]
+    with path.open("rb", buffering=0) as stream:
+        _sync(stream.fileno())
+        for chunk in chunks(stream.fileno()):
+            for digest in digests:
+                digest.update(chunk)
+    return tuple(digest.hexdigest() for digest in digests)
 
 
 def sha256_of_still(path: Path, pace: Callable[[int], None] = _at_once, *, cached: bool = False) -> tuple[str, int]:
