@@ -43,8 +43,8 @@ def add_verbs(parser: argparse.ArgumentParser, common: Callable[[argparse.Argume
     text = "check what lies in a holding directory and put it on the mirror, with its lists"
     one = verb("publish", _publish, text, "publish main --dry-run")
     one.description = (
-        f"{one.description} A file is let go of only after the mirror holds it and its month's list, read back, names it. What is "
-        "not published is set aside with the reason beside it. Killed at any moment and run again, it goes on."
+        f"{one.description} A file is let go of only after the mirror holds it and its month's list, read back, names it. What "
+        "is not published is set aside with the reason beside it. Killed at any moment and run again, it goes on."
     )
     one.add_argument("holding", help="a holding directory, by its name in the configuration or by its path")
     one.add_argument("--month", type=_month, metavar="YYYYMM", help="only files of this month")
@@ -76,8 +76,8 @@ def add_verbs(parser: argparse.ArgumentParser, common: Callable[[argparse.Argume
     text = "take files from the mirror and its lists, so that they do not come back; or undo that"
     one = verb("delete", _delete, text, "delete bad_files.txt --yes")
     one.description = (
-        f"{one.description} One journalled transaction: blocklist, the files, the lists of their months, the master list. Without "
-        "--yes it only says what it would do. Run again after a crash, it completes."
+        f"{one.description} One journalled transaction: blocklist, the files, the lists of their months, the master list. "
+        "Without --yes it only says what it would do. Run again after a crash, it completes."
     )
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("names", nargs="?", type=Path, metavar="LIST", help="a file with one exact file name in each line")
