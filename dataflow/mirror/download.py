@@ -58,12 +58,14 @@ def download(
 
 
 def sha1_there(path: Path) -> str | None:
-    """SHA-1 of what has a name in a holding directory: None for nothing, empty for what is no regular file."""
+    """SHA-1 of what has a name in a holding directory: None for nothing, empty for what is no file that can be read."""
     try:
         path.lstat()
         return checksum.hashes_on_disk(path, ("sha1",))[0] if place.is_regular(path) else ""
     except FileNotFoundError:
         return None
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
