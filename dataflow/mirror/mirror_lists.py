@@ -194,8 +194,8 @@ class MirrorLists:
     def _require_whole(self, path: str, content: bytes, old: str, lost: Lost) -> None:
         if missing := lost(self._read_one(old), content):
             raise TryLater(
-                f"{path} lacks {_shown(missing)}, which {_name(old)} beside it has: both stay as they are until that is clear. If a "
-                "deletion was killed, run it again; if somebody else wrote the list, complete it by hand and remove the other"
+                f"{path} lacks {_shown(missing)}, which {_name(old)} beside it has: both stay as they are until that is clear. "
+                "If a deletion was killed, run it again; if somebody else wrote the list, complete it by hand, remove the other"
             )
 
     def _write(self, path: str, content: bytes) -> None:
