@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dataflow.lib import checksum, copy, place
+from dataflow.lib import checksum, copy, names, place
 from dataflow.lib.errors import BadFile, HostDown, TryLater
+from dataflow.lib.names import Name
 from dataflow.lib.step import trouble
 from dataflow.mirror import aside
 from dataflow.mirror.job import Job
@@ -66,6 +68,34 @@ def sha1_there(path: Path) -> str | None:
         return None
     except OSError:
         return ""
+
+
+def name_of(file: str) -> Name:
+    """The name of a file that a strict list, or a scan for names of the grammar, has given."""
+    name = names.parse(file)
+    assert name is not None, file
+    return name
+
+
+@contextmanager
+def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
+    """Tell a person that a run did not come to everything, or that the other side is down: each once, until that has ended.
+
+    ``what`` the run is, and ``whose`` files it brings: of one that many runs ask, it is told once that it is down.
+    """
+    incomplete, told = f"{what} incomplete", f"{what} is not complete, and will be tried again"
+    try:
+        yield
+    except HostDown as error:
+        job.alert_while(f"{whose} down", True, f"{what}: {error}")
+        raise
+    except (TryLater, OSError) as error:
+        job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
+        raise
+    job.alert_while(f"{whose} down", False)
+    kept = job.counts["kept"]
+    left = [*job.problems, *([f"{kept} files were kept, their records say why"] if kept else [])]
+    job.alert_while(incomplete, bool(left), f"{told}: {'; '.join(left)}")
 
 
 @dataclass(frozen=True, slots=True)

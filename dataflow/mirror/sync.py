@@ -8,32 +8,23 @@ read says nothing and its month is left out; it is never taken for an empty one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from dataflow.lib import names, place, schema
+from dataflow.lib import place, schema
 from dataflow.lib.errors import BadConfig, TryLater
 from dataflow.lib.mirror_settings import Mirror, Partner
 from dataflow.mirror import layout
-from dataflow.mirror.download import download, sha1_there
-from dataflow.mirror.hash_lists import HashList
+from dataflow.mirror.differences import Kind, differences_of_month
+from dataflow.mirror.download import download, name_of, sha1_there, told_if_incomplete
+from dataflow.mirror.hash_lists import HashList, Refusal
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent, Store
 
-WORDS = ("wanted", "different", "unclear", "blocked", "failed", "excluded", "unknown")
-"""What may become of a name that a partner lists and that is not the same here; see ``compare_month``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What our side says of files in any month. ``failed``: pairs of SHA-1 and name that have failed a check."""
-
-    blocked: frozenset[str]
-    failed: Collection[tuple[str, str]]
-    radars: Collection[str]
-    excluded: Collection[str]
+NOT_HERE = (Kind.ONLY_THERE, Kind.TOO_NEW)
+"""Differences of files that may be fetched, if it is we who lack them."""
 
 
 def sync(job: Job, partner: str, months: Sequence[str] | None = None) -> None:
@@ -44,12 +35,13 @@ def sync(job: Job, partner: str, months: Sequence[str] | None = None) -> None:
         HostDown: his mirror or ours cannot be reached.
         TryLater: our blocklist or our list of failed files cannot be read, so nothing may be fetched.
     """
-    one = _Sync(job, _partner(job.settings, partner), partner)
+    them = _partner(job.settings, partner)
     asked = months_to_sync(job.clock(), job.settings.late_days) if months is None else months
-    is_listed = [one.month(month) for month in asked if not job.should_stop()]
+    with told_if_incomplete(job, f"the sync with {partner}", partner):
+        one = _Sync(job, them, partner)
+        is_listed = [one.month(month) for month in asked if not job.should_stop()]
     nothing = f"{partner} has no list of {' or '.join(asked[-2:])}: is the disk of its mirror there?"
     job.alert_while(f"{partner} lists nothing", bool(is_listed) and not any(is_listed), nothing)
-    one.tell_what_is_left()
 
 
 def months_to_sync(now: datetime, late_days: int, *, weekly: bool = False) -> list[str]:
@@ -59,39 +51,6 @@ def months_to_sync(now: datetime, late_days: int, *, weekly: bool = False) -> li
     while len(months) < (13 if weekly else 2 if today.day <= late_days else 1):
         months.append((months[-1] - timedelta(days=1)).replace(day=1))
     return [f"{month:%Y%m}" for month in reversed(months)]
-
-
-def compare_month(ours: HashList, theirs: HashList, known: Known) -> dict[str, dict[str, str]]:
-    """What becomes of the names that a partner lists and that are not the same here: for each of ``WORDS``, his hashes by name.
-
-    different: we have it with another hash. unclear: a refused line of ours has it, so nobody can say that we lack it. blocked,
-    failed (the exact pair of hash and name), excluded: we do not want it. unknown: its radar is none of ours.
-    """
-    found: dict[str, dict[str, str]] = {word: {} for word in WORDS}
-    for name, sha1 in theirs.hashes.items():
-        if ours.hashes.get(name) != sha1:
-            found[_word(name, sha1, ours, known)][name] = sha1
-    return found
-
-
-def _word(name: str, sha1: str, ours: HashList, known: Known) -> str:
-    radar = radar_of(name)
-    reasons = (
-        ("failed", (sha1, name) in known.failed),
-        ("different", name in ours.hashes),
-        ("unclear", name in ours.unclear),
-        ("blocked", name in known.blocked),
-        ("excluded", radar in known.excluded),
-        ("unknown", radar not in known.radars),
-    )
-    return next((word for word, holds in reasons if holds), "wanted")
-
-
-def radar_of(name: str) -> str:
-    """The radar of a name that a list has."""
-    parsed = names.parse(name)
-    assert parsed is not None and parsed.radar is not None, name
-    return parsed.radar
 
 
 def _partner(settings: Mirror, partner: str) -> Partner:
@@ -110,9 +69,7 @@ class _Sync:
         self._ours = MirrorLists(job.open(job.settings.store), job.settings.tree, work)
         self._store: Store = job.open(settings.store)
         self._theirs = MirrorLists(self._store, settings.tree, work)
-        self._known = Known(
-            self._ours.blocklist(), self._ours.failed().reasons.keys(), job.settings.radars, job.settings.excluded
-        )
+        self._blocked, self._failed = self._ours.blocklist(), self._ours.failed().reasons
 
     def month(self, month: str) -> bool:
         """Sync a month; False when the partner definitely has no list of it."""
@@ -127,18 +84,8 @@ class _Sync:
         except TryLater as error:
             self._job.problem(f"{month} is left out, because the list of {whose} cannot be read: {error}")
             return True
-        found = compare_month(ours, theirs, self._known)
-        self._tell(month, theirs, found)
-        self._fetch(self._not_waiting(month, found["wanted"], waiting))
+        self._fetch(self._not_waiting(month, self._wanted(month, ours, theirs), waiting))
         return True
-
-    def tell_what_is_left(self) -> None:
-        """Tell a person that the run did not come to everything; once, until one does."""
-        left = list(self._job.problems)
-        if kept := self._job.counts["kept"]:
-            left.append(f"{kept} files were not fetched; their records say why")
-        message = f"the sync with {self._partner} is not complete and will be tried again: {'; '.join(left)}"
-        self._job.alert_while(f"{self._partner} incomplete", bool(left), message)
 
     def _our_month(self, month: str) -> HashList:
         """Our own list; an empty one only where the list of the lists does not name it either.
@@ -159,24 +106,45 @@ class _Sync:
         except Absent:
             return set()
 
-    def _tell(self, month: str, theirs: HashList, found: Mapping[str, Mapping[str, str]]) -> None:
-        """Record what the comparison came to, and tell a person what is new of what a person has to see."""
+    def _wanted(self, month: str, ours: HashList, theirs: HashList) -> dict[str, str]:
+        """What they list and we lack and may have: SHA-1 by name. The rest is recorded, and told to a person who has to know."""
+        job, settings = self._job, self._job.settings
+        found = differences_of_month(
+            ours, theirs, self._blocked, self._failed, job.clock(), settings.recent_days, settings.excluded
+        )  # fmt: skip
+        counts = Counter(difference.kind.replace(" ", "_") for difference in found.differences)
+        job.log.write(
+            "action", action="compared", source=self._partner, month=month, agreed=found.agreed, excluded=found.excluded,
+            unclear=len(found.unclear), refused=len(theirs.refused), **counts,
+        )  # fmt: skip
+        self._tell(month, theirs.refused, [each.name for each in found.differences if each.kind is Kind.DIFFERENT])
+        wanted = {
+            each.name: each.there
+            for each in found.differences
+            if each.kind in NOT_HERE and each.here is None and each.there is not None
+        }  # fmt: skip
+        return self._of_known_radars(wanted)
+
+    def _tell(self, month: str, refused: Sequence[Refusal], different: Sequence[str]) -> None:
         partner = self._partner
-        counts = {word: len(found[word]) for word in WORDS}
-        counts.update(listed=len(theirs.hashes), refused=len(theirs.refused))
-        self._job.log.write("action", action="compared", source=partner, month=month, **counts)
         self._job.alert_changes(
-            f"{partner} {month} different", found["different"],
+            f"{partner} {month} different", different,
             f"{{count}} files of {month} have other hashes at {partner} than here; neither side was touched. "
             f"See: dataflow mirror compare {partner} --month {month}. They are: {{names}}",
         )  # fmt: skip
         self._job.alert_changes(
-            f"{partner} {month} refused", [f"{refusal.text} ({refusal.reason})" for refusal in theirs.refused],
+            f"{partner} {month} refused", [f"{refusal.text} ({refusal.reason})" for refusal in refused],
             f"{{count}} lines of the list of {month} at {partner} are not used; tell them there: {{names}}",
         )  # fmt: skip
-        for radar in sorted({radar_of(name) for name in found["unknown"]}):
-            message = f"{partner} has files of a radar {radar}: add it to mirror.radars or to mirror.excluded; none is fetched"
-            self._job.alert_while(f"{partner} {radar}", True, message)
+
+    def _of_known_radars(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        radars = {name: str(name_of(name).radar) for name in wanted}
+        for radar in sorted(set(radars.values()) - set(self._job.settings.radars)):
+            message = (
+                f"{self._partner} has files of a radar {radar}: add it to mirror.radars or to mirror.excluded; none is fetched"
+            )
+            self._job.alert_while(f"{self._partner} {radar}", True, message)
+        return {name: sha1 for name, sha1 in wanted.items() if radars[name] in self._job.settings.radars}
 
     def _not_waiting(self, month: str, wanted: Mapping[str, str], waiting: Collection[str]) -> dict[str, str]:
         """What does not wait in the holding directory to be published, under that name and with whatever content."""
@@ -190,10 +158,6 @@ class _Sync:
         return {name: sha1 for name, sha1 in wanted.items() if name not in there}
 
     def _fetch(self, wanted: Mapping[str, str]) -> None:
-        paths = {}
-        for name, sha1 in sorted(wanted.items()):
-            parsed = names.parse(name)
-            assert parsed is not None, name
-            paths[name] = (layout.data_path(self._tree, parsed), sha1)
+        paths = {name: (layout.data_path(self._tree, name_of(name)), wanted[name]) for name in sorted(wanted)}
         if paths:
             download(self._job, self._store, paths, self._holding, action="synced", source=self._partner)
