@@ -40,7 +40,7 @@ class DirectoryStore:
     def size(self, path: str) -> int | None:
         """See `Store.size`."""
         try:
-            with self._at(path) as there:
+            with self._at(path, follow=True) as there:
                 status = there.lstat()
         except Absent:
             return None
@@ -130,8 +130,8 @@ class DirectoryStore:
 
     @contextmanager
     def _reading(self, path: str) -> Iterator[FileIO]:
-        """An open regular file; a pipe is not waited for, a link at the end of the path not followed."""
-        with self._at(path) as there:
+        """An open regular file; a pipe is not waited for."""
+        with self._at(path, follow=True) as there:
             descriptor = os.open(there, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with FileIO(descriptor) as stream:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
