@@ -59,6 +59,7 @@ class SummaryLog:
     def __init__(self, here: Here, step: str, run: str, clock: Callable[[], datetime]) -> None:
         self._here = here
         self._clock = clock
+        self.run = run
         self._common = {"run": run, "host": here.host_name, "machine": here.machine.name, "radar": here.radar, "step": step}
         self._step = step
         self._path: Path | None = None
