@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -28,10 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import sftp_server
+import stores_under_test
 from cryptography.hazmat.primitives.asymmetric import rsa
 from globus_sdk.token_storage import JSONTokenStorage, TokenStorageData
 
 from dataflow.lib.mirror_settings import StoreSettings
+from dataflow.mirror.stores.globus import GlobusStore
 
 TRANSFER = "transfer.api.globus.org"
 LOCAL = "00000000-0000-0000-0000-00000000000a"
@@ -217,8 +221,7 @@ class GlobusServer:
 def running(mirror: Path) -> Iterator[GlobusServer]:
     """A server, and an environment in which the SDK uses it."""
     state = GlobusServer(mirror)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, state))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), functools.partial(_Handler, state))
     state.url = f"http://127.0.0.1:{server.server_port}/"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     variables = {"GLOBUS_SDK_SERVICE_URL_TRANSFER": state.url, "GLOBUS_SDK_SERVICE_URL_AUTH": state.url}
@@ -235,6 +238,21 @@ def running(mirror: Path) -> Iterator[GlobusServer]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def under_test() -> Iterator[stores_under_test.UnderTest]:
+    """The mirror's collection, for the contract suite; the server works as whoever the tests work as."""
+    with sftp_server.reachable_folder() as folder, running(folder / "mirror") as state:
+        work = folder / "work"
+        for made in (folder / "mirror", work):
+            made.mkdir()
+            made.chmod(0o777)
+        store = GlobusStore(state.settings(folder), work)
+        try:
+            yield stores_under_test.UnderTest(store, folder / "mirror", stores_under_test._as_nobody)
+        finally:
+            store.close()
 
 
 def killed(work: Callable[[], Any], state: GlobusServer, number: int, moment: str) -> bool:
@@ -343,7 +361,7 @@ def _token(state: GlobusServer, form: dict[str, str]) -> dict[str, Any]:
     if form["grant_type"] == "refresh_token":
         if form["refresh_token"] not in state.refresh_tokens:
             raise Refusal(401, "invalid_grant", error="invalid_grant")
-        return _token_of(state, TRANSFER, SCOPE)
+        return {**_token_of(state, TRANSFER, SCOPE), "other_tokens": []}
     if form["code"] != "the-code":
         raise Refusal(401, "invalid_grant", error="invalid_grant")
     claims = {"sub": state.user, "aud": CLIENT, "iss": state.url, "exp": int(time.time()) + 600, "iat": int(time.time())}
@@ -374,6 +392,15 @@ def _jwk() -> dict[str, Any]:
 
 def _base64(number: int) -> str:
     return base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that was killed is no news; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            traceback.print_exc()
 
 
 class _Handler(BaseHTTPRequestHandler):

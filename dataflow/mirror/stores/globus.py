@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,10 @@ from globus_sdk.transport import RetryConfig
 
 from dataflow.lib.errors import DataflowError, TryLater
 from dataflow.lib.mirror_settings import StoreSettings
-from dataflow.mirror.login import user_app
 from dataflow.mirror.stores import Absent, Refused, Taken
 from dataflow.mirror.stores.globus_errors import FOLDER_EXISTS, asking
 from dataflow.mirror.stores.globus_tasks import Ended, Result, Tasks
+from dataflow.mirror.stores.globus_user import user_app
 
 MOST_ENTRIES = 100_000
 """What the service lists of a folder at most; what is beyond, it leaves out in silence."""
@@ -78,10 +78,13 @@ class GlobusStore:
         failures |= {path: Absent(f"there is no {self._path(path)}") for path, size in there.items() if size is None}
         going = {path: (self._path(path), str(wanted[path].absolute())) for path in wanted if path not in failures}
         if going:
-            document = self._document(self._collection, self._local, going)
-            missed, _ = self._moved(going, lambda: self._tasks.download(document))
-            sizes = {path: _local_size(wanted[path]) for path in going if path not in missed}
-            failures |= missed | _unequal(sizes, there)
+            try:
+                with self._tasks.download(self._document(self._collection, self._local, going)) as ended:
+                    missed = self._missed(ended, going)
+            except DataflowError as error:
+                return failures | dict.fromkeys(going, error)
+            here = {path: _local_size(wanted[path]) for path in going if path not in missed}
+            failures |= missed | _unequal(here, there)
         return failures
 
     def store(self, files: Mapping[str, Path]) -> dict[str, DataflowError]:
@@ -90,10 +93,13 @@ class GlobusStore:
         failures = {path: size for path, size in here.items() if isinstance(size, DataflowError)}
         going = {path: (str(files[path].absolute()), self._path(path)) for path in files if path not in failures}
         if going:
-            document, content = self._document(self._local, self._collection, going), _content(going)
-            missed, is_earlier = self._moved(going, lambda: self._tasks.upload(document, content))
-            missed |= _unequal(here, self._sizes([path for path in going if path not in missed]))
-            failures |= self.store({path: files[path] for path in missed}) if is_earlier and missed else missed
+            try:
+                with self._tasks.upload(self._document(self._local, self._collection, going), _content(going)) as ended:
+                    missed = self._missed(ended, going)
+                    missed |= _unequal(here, self._sizes([path for path in going if path not in missed]))
+            except DataflowError as error:
+                return failures | dict.fromkeys(going, error)
+            failures |= self.store({path: files[path] for path in missed}) if ended.is_earlier and missed else missed
         return failures
 
     def sha1(self, paths: Collection[str]) -> dict[str, str | DataflowError]:
@@ -125,7 +131,8 @@ class GlobusStore:
         """Remove one file."""
         document = DeleteData(self._collection, ignore_missing=True)
         document.add_item(self._path(path))
-        ended = self._tasks.delete(document)
+        with self._tasks.delete(document) as ended:
+            pass
         if ended.result is not Result.SUCCEEDED:
             raise TryLater(f"{self._path(path)} was not removed: {_told(ended)}")
 
@@ -214,35 +221,25 @@ class GlobusStore:
             document.add_item(whence, whither)
         return document
 
-    def _moved(self, going: Mapping[str, tuple[str, str]], run: Callable[[], Ended]) -> tuple[dict[str, DataflowError], bool]:
-        """Run a task; which files it did not move, by path, and whether it was an earlier one.
+    def _missed(self, ended: Ended, going: Mapping[str, tuple[str, str]]) -> dict[str, DataflowError]:
+        """The files that a task did not move.
 
-        A task that failed, or was cancelled, has moved some all the same; one that succeeded may have skipped some.
+        One that failed, or was cancelled, has moved some all the same; one that succeeded may have skipped some.
         """
-        try:
-            ended = run()
-            with asking(f"look at task {ended.task_id}"):
-                skipped = {
-                    item["source_path"]: item for item in self._client.paginated.task_skipped_errors(ended.task_id).items()
-                }
-                moved = None
-                if ended.result is not Result.SUCCEEDED:
-                    done = self._client.paginated.task_successful_transfers(ended.task_id).items()
-                    moved = {item["destination_path"] for item in done}
-        except DataflowError as error:
-            return dict.fromkeys(going, error), False
+        listed = self._client.paginated
+        with asking(f"look at task {ended.task_id}"):
+            skipped = {item["source_path"]: item["error_code"] for item in listed.task_skipped_errors(ended.task_id).items()}
+            moved = {whither for _, whither in going.values()}
+            if ended.result is not Result.SUCCEEDED:
+                moved &= {item["destination_path"] for item in listed.task_successful_transfers(ended.task_id).items()}
         missed: dict[str, DataflowError] = {}
         for path, (whence, whither) in going.items():
             if whence in skipped:
-                missed[path] = _skipped(whence, skipped[whence])
-            elif moved is not None and whither not in moved:
+                kind = Refused if skipped[whence] == "PERMISSION_DENIED" else TryLater
+                missed[path] = kind(f"{whence} was skipped: {skipped[whence]}")
+            elif whither not in moved:
                 missed[path] = TryLater(f"{whence} was not moved: {_told(ended)}")
-        return missed, ended.is_earlier
-
-
-def _skipped(whence: str, item: Mapping[str, Any]) -> DataflowError:
-    kind = Refused if item["error_code"] == "PERMISSION_DENIED" else TryLater
-    return kind(f"{whence} was skipped: {item['error_code']}")
+        return missed
 
 
 def _told(ended: Ended) -> str:

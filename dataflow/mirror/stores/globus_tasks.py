@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -90,8 +90,11 @@ class Tasks:
             shutil.rmtree(self.folder)
         os.close(self._lock)
 
-    def upload(self, document: TransferData, content: str) -> Ended:
+    @contextmanager
+    def upload(self, document: TransferData, content: str) -> Iterator[Ended]:
         """Send files, or take on an earlier task that does; ``content`` says which files, and in which state of theirs.
+
+        The task is done with when the block ends; if an error ends it, the next try of the same upload takes the task on.
 
         Raises:
             TryLater: an earlier task does not let itself be cancelled, or the service does not take this one.
@@ -103,37 +106,37 @@ class Tasks:
                 taken_on = path.rename(self.folder / path.name)
             else:
                 self._end(note, path)
-        if taken_on is None:
-            return self._run("store", document, content)
-        return replace(self._follow(_read(taken_on), taken_on, document), is_earlier=True)
+        with self._followed(taken_on or self._noted("store", content), document) as ended:
+            yield replace(ended, is_earlier=taken_on is not None)
 
-    def download(self, document: TransferData) -> Ended:
+    def download(self, document: TransferData) -> AbstractContextManager[Ended]:
         """Fetch files. An earlier task is never taken on: what it has read may be out of date. Raises as ``upload``."""
-        return self._run("fetch", document)
+        return self._followed(self._noted("fetch"), document)
 
-    def delete(self, document: DeleteData) -> Ended:
+    def delete(self, document: DeleteData) -> AbstractContextManager[Ended]:
         """Delete files. Raises as ``upload``."""
-        return self._run("delete", document)
+        return self._followed(self._noted("delete"), document)
 
-    def _run(self, verb: str, document: TransferData | DeleteData, content: str | None = None) -> Ended:
+    def _noted(self, verb: str, content: str | None = None) -> Path:
+        """A note of a task that is about to be submitted."""
         with asking("ask for the id of a submission"):
             submission_id = str(self._client.get_submission_id()["value"])
-        note = Note(f"dataflow {verb} {submission_id}", submission_id, content)
         path = self.folder / f"{time.time_ns()}.json"
-        _write(note, path)
-        return self._follow(note, path, document)
+        _write(Note(f"dataflow {verb} {submission_id}", submission_id, content), path)
+        return path
 
-    def _follow(self, note: Note, path: Path, document: TransferData | DeleteData) -> Ended:
-        """Submit a task of which there is a note, wait until it has ended or must be given up, and forget it."""
+    @contextmanager
+    def _followed(self, path: Path, document: TransferData | DeleteData) -> Iterator[Ended]:
+        """Submit a task of which there is a note, wait until it has ended or must be given up; the note goes after the block."""
+        note = _read(path)
         note.task_id = self._submitted(note, path, document)
         _write(note, path)
         task = self._wait(note.task_id, self._time_limit_s)
         result = _RESULTS[task["status"]]
         if result in (Result.INACTIVE, Result.TIMED_OUT):
             self._cancel(note.task_id, note.label)
-        ended = Ended(note.task_id, result, "" if result is Result.SUCCEEDED else self._why(task))
+        yield Ended(note.task_id, result, "" if result is Result.SUCCEEDED else self._why(task))
         path.unlink()
-        return ended
 
     def _submitted(self, note: Note, path: Path, document: TransferData | DeleteData) -> str:
         deadline = datetime.now(UTC) + timedelta(seconds=self._time_limit_s)
