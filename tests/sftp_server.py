@@ -11,10 +11,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dataflow.lib import command
@@ -50,6 +51,73 @@ class Server:
     def connections(self) -> int:
         """How many connections were let in since it started."""
         return self.log().count("Accepted publickey")
+
+    def sessions(self, kind: str) -> int:
+        """How many sessions of a kind it began: `subsystem 'sftp'`, `command`, `forced-command`."""
+        return self.log().count(f"Starting session: {kind}")
+
+
+@dataclass(slots=True)
+class Line:
+    """A way to a server on which so many bytes come through and no more: to it ``there``, from it ``back``."""
+
+    server: Server
+    there: float
+    back: float
+    goes_silent: bool
+    passed: dict[str, int] = field(default_factory=lambda: {"there": 0, "back": 0})
+    open: list[socket.socket] = field(default_factory=list)
+
+    def accept(self, listener: socket.socket, port: int) -> None:
+        """Serve whoever comes, until the listener is closed."""
+        while True:
+            try:
+                near = listener.accept()[0]
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", port))
+            self.open += [near, far]
+            threading.Thread(target=self._carry, args=(near, far, "there", self.there), daemon=True).start()
+            threading.Thread(target=self._carry, args=(far, near, "back", self.back), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, way: str, limit: float) -> None:
+        try:
+            while piece := source.recv(65536):
+                piece = piece[: int(min(limit - self.passed[way], len(piece)))]
+                target.sendall(piece)
+                self.passed[way] += len(piece)
+                if self.passed[way] >= limit:
+                    break
+        except OSError:
+            pass
+        if not (self.goes_silent and self.passed[way] >= limit):
+            self.cut()
+
+    def cut(self) -> None:
+        """End its connections."""
+        for each in self.open:
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+@contextmanager
+def line(server: Server, there: float = float("inf"), back: float = float("inf"), goes_silent: bool = False) -> Iterator[Line]:
+    """A line to a server that is cut after so many bytes, or goes silent; its `server` is how the server is seen through it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with (server.secrets / "known_hosts").open("a") as known:
+            known.write(f"[127.0.0.1]:{port} {(server.secrets / 'host_key.pub').read_text()}")
+        made = Line(replace(server, port=port), there, back, goes_silent)
+        accepting = threading.Thread(target=made.accept, args=(listener, server.port), daemon=True)
+        accepting.start()
+        try:
+            yield made
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+            made.cut()
 
 
 @contextmanager

@@ -216,8 +216,9 @@ class Session:
         return None
 
     def close(self) -> None:
-        """End the session."""
-        self._channel.close()
+        """End the session; over a line that is dead that cannot be told the other side."""
+        with suppress(OSError, EOFError, SSHException):
+            self._channel.close()
 
     def _has_some(self, work: deque[Steps[None]]) -> bool:
         """Start what there is room for; whether an answer is waited for then."""

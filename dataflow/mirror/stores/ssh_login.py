@@ -14,6 +14,9 @@ from dataflow.lib.mirror_settings import STORE_NEEDS, StoreSettings
 KEEP_ALIVES_LOST = 4
 """So many intervals without any sign of the other machine, and the connection is lost."""
 
+NOT_LET_IN = ("Authentication failed.",)
+"""What paramiko says when a server has answered; it has the same exception for one that says nothing or hangs up."""
+
 
 def silence_s(settings: StoreSettings) -> float:
     """How long the other side may say nothing while an answer is waited for."""
@@ -38,13 +41,12 @@ def connected(settings: StoreSettings) -> paramiko.SSHClient:
     except paramiko.BadHostKeyException as error:
         client.close()
         raise _changed(settings, error) from error
-    except paramiko.AuthenticationException as error:
-        client.close()
-        raise BadConfig(
-            f"{where} does not let in the key {settings.key_file} ({error}): is {settings.key_file}.pub in its authorized_keys?"
-        ) from error
     except (OSError, EOFError, paramiko.SSHException) as error:
         client.close()
+        if isinstance(error, paramiko.AuthenticationException) and str(error) in NOT_LET_IN:
+            raise BadConfig(
+                f"{where} does not let in the key {settings.key_file}: is {settings.key_file}.pub in its authorized_keys?"
+            ) from error
         raise HostDown(f"{where} cannot be reached: {error or type(error).__name__}") from error
     except BadConfig:
         client.close()
