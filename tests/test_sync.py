@@ -438,7 +438,7 @@ def over_sftp(config):
 def settings_of(server, **others: object) -> str:
     given = {
         "kind": "sftp", "root": server.root, "address": "127.0.0.1", "port": server.port, "user": server.user,
-        "key_file": server.secrets / "key", "known_hosts": server.secrets / "known_hosts", "keep_alive_s": 0.5, **others,
+        "key_file": server.secrets / "key", "known_hosts": server.secrets / "known_hosts", "keep_alive_s": 0.5, "connect_timeout_s": 2.0, **others,
     }  # fmt: skip
     return "mirror.partners.bas.store={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 
