@@ -37,7 +37,7 @@ _OURS = ".dataflow-demo"
 
 def run(folder: Path) -> int:
     """Run the demo in ``folder``, which it empties first if an earlier demo made it; 0 when every file has arrived."""
-    _prepare(folder)
+    prepare(folder)
     packages.provide(folder)
     with machines.running(folder, RADARS, HURRY) as running:
         print(f"The machines of {' and '.join(RADARS)} are below {folder}, each with its own sshd; their daemons start.")
@@ -112,7 +112,7 @@ def _stays(here: Here, file: str) -> bool:
     return here.machine.nas == "none" and name is not None and name.kind is Kind.ANTENNAS_IQ
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """Start from nothing but the packages of an earlier demo, and never delete a folder that is not ours."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / _OURS).exists():
