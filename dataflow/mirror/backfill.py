@@ -61,8 +61,7 @@ def backfill(job: Job, radar: str, first: date, last: date) -> None:
     found = gaps.between(expected, presence)
     new = requests.ask(book, found.missing, job.clock())
     requests.save(job.here, book)
-    counts = f"{len(expected)} files should be there, {len(found.missing)} are not, {len(new)} of them are asked for from now on"
-    job.say(f"{radar}, {first} to {last}: {counts}")
+    job.say(f"{radar}, {first} to {last}: known files {len(expected)}, missing {len(found.missing)}, newly asked for {len(new)}")
     _tell(job, radar, found, book)
     fulfil.fulfil(job, book, presence)
 
