@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import os
+import pwd
 import shutil
 import signal
 import sys
@@ -72,6 +73,7 @@ class Task:
     status: str = "ACTIVE"
     moved: list[dict[str, str]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    refused: str = "DISK_FULL"
 
     def told(self) -> dict[str, Any]:
         error = {"code": "CANCELED", "description": "the task was canceled or a file failed"} if self.status == "FAILED" else None
@@ -181,14 +183,16 @@ class GlobusServer:
                     self.delete(task.document, item["path"])
                 else:
                     self.copy(task, item["source_path"], item["destination_path"])
-            except OSError:
+            except OSError as error:
                 task.status = "FAILED"
+                task.refused = "PERMISSION_DENIED" if isinstance(error, PermissionError) else "FILE_SYSTEM_ERROR"
 
     def delete(self, document: dict[str, Any], text: str) -> None:
         self.file(document["endpoint"], text).unlink(missing_ok=bool(document.get("ignore_missing")))
 
     def copy(self, task: Task, whence: str, whither: str) -> None:
         source, fate = self.file(task.document["source_endpoint"], whence), task.fate
+        assert source.is_file() or not source.exists(), "a pipe would hang it, and a folder is not moved like that"
         if whence.endswith(fate.skips) or not os.access(source, os.R_OK, effective_ids=True):
             assert task.document["skip_source_errors"], "it would be tried until the deadline"
             code = fate.code if source.exists() else "FILE_NOT_FOUND"
@@ -250,7 +254,12 @@ def under_test() -> Iterator[stores_under_test.UnderTest]:
             made.chmod(0o777)
         store = GlobusStore(state.settings(folder), work)
         try:
-            yield stores_under_test.UnderTest(store, folder / "mirror", stores_under_test._as_nobody)
+            if os.geteuid() == 0:
+                os.chown(store._tasks.folder, pwd.getpwnam(sftp_server.NOBODY).pw_uid, -1)
+            yield stores_under_test.UnderTest(
+                store, folder / "mirror", lambda: stores_under_test._as_nobody(store), resumes=False, writes_beside=False,
+                any_bytes=False,
+            )  # fmt: skip
         finally:
             store.close()
 
@@ -297,15 +306,20 @@ def _ls(state: GlobusServer, query: dict[str, str], collection: str) -> dict[str
 
 def _stat(state: GlobusServer, query: dict[str, str], collection: str) -> dict[str, Any]:
     path = state.file(collection, query["path"])
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise Refusal(404, "NotFound")
     return _entry(path)
 
 
 def _entry(path: Path) -> dict[str, Any]:
+    """What the service tells of a path: of a link what it leads to, and where that is."""
+    link = {"link_target": os.readlink(path) if path.is_symlink() else None}
+    if not path.exists():
+        return {"name": path.name, "type": "invalid_symlink", "size": 0, "last_modified": str(datetime.now(UTC)), **link}
     status = path.stat()
-    changed = datetime.fromtimestamp(int(status.st_mtime), UTC)
-    return {"name": path.name, "type": "dir" if path.is_dir() else "file", "size": status.st_size, "last_modified": str(changed)}
+    kind = "dir" if path.is_dir() else "file" if path.is_file() else "pipe"
+    changed = str(datetime.fromtimestamp(int(status.st_mtime), UTC))
+    return {"name": path.name, "type": kind, "size": status.st_size, "last_modified": changed, **link}
 
 
 def _mkdir(state: GlobusServer, body: dict[str, Any], collection: str) -> dict[str, Any]:
@@ -313,7 +327,7 @@ def _mkdir(state: GlobusServer, body: dict[str, Any], collection: str) -> dict[s
         state.file(collection, body["path"]).mkdir()
     except FileExistsError as error:
         raise Refusal(502, "ExternalError.MkdirFailed.Exists") from error
-    except OSError as error:
+    except FileNotFoundError as error:
         raise Refusal(502, "ExternalError.MkdirFailed") from error
     return {"code": "DirectoryCreated"}
 
@@ -351,7 +365,7 @@ def _task(state: GlobusServer, query: dict[str, str], task_id: str, what: str) -
         case "skipped_errors":
             return _page(task.skipped, query)
         case "event_list":
-            told = {"code": "DISK_FULL", "description": "no space", "details": "on the device", "is_error": True}
+            told = {"code": task.refused, "description": "no space", "details": "on the device", "is_error": True}
             return {"DATA": [{"code": "PROGRESS", "is_error": False}, told], "total": 2}
     return state.look(task)
 

@@ -26,11 +26,18 @@ from dataflow.mirror.stores.sftp import SftpStore
 
 @dataclass(frozen=True, slots=True)
 class UnderTest:
-    """``unprivileged``: gives the store as a user has it to whom permissions can be refused."""
+    """``unprivileged``: gives the store as a user has it to whom permissions can be refused.
+
+    What the contract leaves to the store: ``resumes``, a fetch goes on where an earlier one ended; ``writes_beside``, what is
+    stored gets its name when it is whole; ``any_bytes``, names need not be UTF-8.
+    """
 
     store: Store
     root: Path
     unprivileged: Callable[[], AbstractContextManager[Store]]
+    resumes: bool = True
+    writes_beside: bool = True
+    any_bytes: bool = True
 
     def put(self, path: str, content: bytes = b"content") -> Path:
         """A file that lies there, by another hand."""

@@ -1,9 +1,9 @@
 """A store that is a Globus collection: files go by transfer tasks, everything else is asked of the collection itself.
 
 A task moves a batch between the collection and the local one, which must see our files under their own paths, and compares
-checksums of what it wrote. Globus tells no hash, replaces a file that a task writes to, and does not say what ``rename`` does
-to a name that is taken: so every name is looked at first. That something is not there is believed only when the folder that it
-would lie in is, up to the root: a store whose disk is not mounted has nothing either.
+checksums of what it wrote. Globus tells no hash, writes a file in place, and does not say what ``rename`` does to a name that
+is taken: so every name is looked at first. That something is not there is believed only when the folder that it would lie in
+can be listed, or is not there either, up to the root: a store whose disk is not mounted has nothing at all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,11 @@ from typing import Any
 from globus_sdk import DeleteData, TransferAPIError, TransferClient, TransferData
 from globus_sdk.transport import RetryConfig
 
+from dataflow.lib import names
 from dataflow.lib.errors import DataflowError, TryLater
 from dataflow.lib.mirror_settings import StoreSettings
-from dataflow.mirror.stores import Absent, Refused, Taken
-from dataflow.mirror.stores.globus_errors import FOLDER_EXISTS, asking
+from dataflow.mirror.stores import Absent, Refused, Taken, paths
+from dataflow.mirror.stores.globus_errors import FOLDER_EXISTS, asking, error_of
 from dataflow.mirror.stores.globus_tasks import Ended, Result, Tasks
 from dataflow.mirror.stores.globus_user import user_app
 
@@ -36,10 +37,12 @@ HASHED_AT_ONCE = 50
 RETRIES, LONGEST_RETRY_PAUSE_S = 3, 10.0
 
 Sizes = dict[str, int | DataflowError | None]
+Going = Mapping[str, tuple[str, str]]
+"""What a task is to move: by path in the store, whence and whither in the two collections."""
 
 
 class GlobusStore:
-    """Satisfies ``Store``; see there.
+    """Satisfies ``Store``. ``work``: a folder that the local collection sees, for notes of tasks and for what is hashed.
 
     Raises:
         BadConfig: nobody has logged in, or the token file cannot be used.
@@ -57,29 +60,33 @@ class GlobusStore:
         self._tasks = Tasks(self._client, work, settings.time_limit_s)
 
     def names(self, folder: str) -> dict[str, int | None]:
-        """What lies in a folder."""
-        return {entry["name"]: entry["size"] if entry["type"] == "file" else None for entry in self._listed(folder)}
+        """See ``Store.names``."""
+        return {entry["name"]: entry["size"] if _is_file(entry) else None for entry in self._listed(folder)}
 
     def size(self, path: str) -> int | None:
-        """The size of a file."""
+        """See ``Store.size``."""
         found = self._stat(path)
-        if found is not None and found["type"] != "file":
-            raise TryLater(f"{self._path(path)} is a {found['type']} and no file")
-        return int(found["size"]) if found is not None else None
+        if found is None:
+            self._require_absent(path)
+            return None
+        if found["type"] != "file":
+            raise TryLater(f"{_shown(path)} is a {found['type']} and no file")
+        return int(found["size"])
 
     def changed_s(self, folder: str) -> dict[str, float]:
-        """When each file of a folder was last changed."""
-        return {entry["name"]: _time_s(entry["last_modified"]) for entry in self._listed(folder) if entry["type"] == "file"}
+        """See ``Store.changed_s``."""
+        return {entry["name"]: _time_s(entry["last_modified"]) for entry in self._listed(folder) if _is_file(entry)}
 
     def fetch(self, wanted: Mapping[str, Path]) -> dict[str, DataflowError]:
-        """Copy files here. Each starts anew, whatever lies there of an earlier try."""
+        """See ``Store.fetch``. Globus cannot go on with the beginning of a file: each is fetched from there."""
         there = self._sizes(wanted)
         failures = {path: size for path, size in there.items() if isinstance(size, DataflowError)}
-        failures |= {path: Absent(f"there is no {self._path(path)}") for path, size in there.items() if size is None}
+        failures |= {path: Absent(f"there is no {_shown(path)}") for path, size in there.items() if size is None}
+        failures |= {path: TryLater(f"{local} is a folder on this machine") for path, local in wanted.items() if local.is_dir()}
         going = {path: (self._path(path), str(wanted[path].absolute())) for path in wanted if path not in failures}
         if going:
             try:
-                with self._tasks.download(self._document(self._collection, self._local, going)) as ended:
+                with self._tasks.download(_document(self._collection, self._local, going)) as ended:
                     missed = self._missed(ended, going)
             except DataflowError as error:
                 return failures | dict.fromkeys(going, error)
@@ -88,13 +95,14 @@ class GlobusStore:
         return failures
 
     def store(self, files: Mapping[str, Path]) -> dict[str, DataflowError]:
-        """Copy files there. An upload of the same files by a process that was killed is taken on."""
-        here = {path: _local_size(file) for path, file in files.items()}
-        failures = {path: size for path, size in here.items() if isinstance(size, DataflowError)}
+        """See ``Store.store``. An upload of the same files by a process that was killed is taken on."""
+        failures = self._without_a_place(files)
+        here = {path: _local_size(file) for path, file in files.items() if path not in failures}
+        failures |= {path: size for path, size in here.items() if isinstance(size, DataflowError)}
         going = {path: (str(files[path].absolute()), self._path(path)) for path in files if path not in failures}
         if going:
             try:
-                with self._tasks.upload(self._document(self._local, self._collection, going), _content(going)) as ended:
+                with self._tasks.upload(_document(self._local, self._collection, going), _content(going)) as ended:
                     missed = self._missed(ended, going)
                     missed |= _unequal(here, self._sizes([path for path in going if path not in missed]))
             except DataflowError as error:
@@ -102,10 +110,10 @@ class GlobusStore:
             failures |= self.store({path: files[path] for path in missed}) if ended.is_earlier and missed else missed
         return failures
 
-    def sha1(self, paths: Collection[str]) -> dict[str, str | DataflowError]:
-        """SHA-1 of files: fetched some at a time, hashed here, and removed."""
+    def sha1(self, wanted: Collection[str]) -> dict[str, str | DataflowError]:
+        """See ``Store.sha1``: they are fetched some at a time, hashed here, and removed."""
         answers: dict[str, str | DataflowError] = {}
-        folder, left = self._tasks.folder / "hashed", iter(paths)
+        folder, left = self._tasks.folder / "hashed", iter(wanted)
         while batch := list(islice(left, HASHED_AT_ONCE)):
             folder.mkdir(exist_ok=True)
             copies = {path: folder / str(number) for number, path in enumerate(batch)}
@@ -115,113 +123,138 @@ class GlobusStore:
         return answers
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file or folder another path, which must be free; a rename whose answer was lost is seen by what lies where."""
+        """See ``Store.rename``. One whose answer was lost is recognised by what lies where."""
         if self._stat(new) is not None:
-            raise Taken(f"{self._path(new)} is there already: {self._path(old)} keeps its name")
+            raise Taken(f"{_shown(new)} is there already: {_shown(old)} keeps its name")
         try:
-            with asking(f"rename {self._path(old)} to {self._path(new)}"):
+            with asking(f"rename {_shown(old)} to {_shown(new)}"):
                 self._client.operation_rename(self._collection, self._path(old), self._path(new))
         except TryLater as error:
-            if self._stat(old) is not None:
-                raise TryLater(str(error)) from error
-            if self._stat(new) is None:
-                raise Absent(f"there is no {self._path(old)}") from error
+            is_old_there = self._stat(old) is not None
+            if not is_old_there and self._stat(new) is not None:
+                return
+            if is_old_there and isinstance(error, Absent):
+                raise TryLater(f"{error}; is there no folder for {_shown(new)}?") from error
+            if not is_old_there:
+                self._require_absent(old)
+                raise Absent(f"there is no {_shown(old)}") from error
+            raise
 
     def remove(self, path: str) -> None:
-        """Remove one file."""
+        """See ``Store.remove``."""
         document = DeleteData(self._collection, ignore_missing=True)
         document.add_item(self._path(path))
         with self._tasks.delete(document) as ended:
-            pass
-        if ended.result is not Result.SUCCEEDED:
-            raise TryLater(f"{self._path(path)} was not removed: {_told(ended)}")
+            has_failed = ended.result is not Result.SUCCEEDED
+        if has_failed:
+            raise ended.error(f"{_shown(path)} was not removed")
 
     def make_folder(self, folder: str) -> None:
-        """Make a folder and its parents."""
+        """See ``Store.make_folder``."""
         found = self._stat(folder)
         if found is None:
-            self.make_folder(_parent(folder))
-            with asking(f"make the folder {self._path(folder)}"):
+            self._require_absent(folder)
+            self.make_folder(paths.parent_of(folder))
+            with asking(f"make the folder {_shown(folder)}"):
                 try:
                     self._client.operation_mkdir(self._collection, self._path(folder))
                 except TransferAPIError as error:
                     if error.code != FOLDER_EXISTS:
                         raise
         elif found["type"] != "dir":
-            raise TryLater(f"{self._path(folder)} is a {found['type']} and no folder")
+            raise TryLater(f"{_shown(folder)} is a {found['type']} and no folder")
 
     def close(self) -> None:
-        """End its connections."""
+        """See ``Store.close``."""
         self._tasks.close()
         self._client.close()
         self._app.close()
 
     def _path(self, path: str) -> str:
+        """A path of the store as the collection has it."""
+        try:
+            paths.checked(path).encode()
+        except UnicodeEncodeError as error:
+            raise Refused(f"{_shown(path)} has bytes that are no UTF-8; Globus cannot name such a file") from error
         return f"{self._root}/{path}".rstrip("/") or "/"
 
     def _listed(self, folder: str) -> list[dict[str, Any]]:
         """The entries of a folder, all of them or none."""
-        where = self._path(folder)
         try:
-            with asking(f"list {where}"):
-                answer = self._client.operation_ls(self._collection, where, show_hidden=True, limit=MOST_ENTRIES).data
-        except Absent as error:
-            if self._stat(folder) is not None:
-                raise TryLater(f"{where} is there and is not there: {error}") from error
+            answer = self._ls(folder, MOST_ENTRIES)
+        except Absent:
+            self._require_absent(folder)
             raise
         if not isinstance(answer, dict) or not isinstance(entries := answer.get("DATA"), list):
-            raise TryLater(f"list {where}: the answer is no list")
+            raise TryLater(f"list {_shown(folder)}: the answer is no list")
         if len(entries) >= MOST_ENTRIES or len(entries) < answer.get("total", 0):
-            raise TryLater(f"list {where}: Globus gives {len(entries)} entries and not all; the folder must have fewer files")
+            raise TryLater(f"list {_shown(folder)}: Globus gives {len(entries)} entries and not all; it must have fewer files")
         return entries
 
+    def _ls(self, folder: str, limit: int) -> object:
+        with asking(f"list {_shown(folder)}"):
+            return self._client.operation_ls(self._collection, self._path(folder), show_hidden=True, limit=limit).data
+
     def _stat(self, path: str) -> dict[str, Any] | None:
-        """What a path is; None when it is definitely nothing."""
+        """What a path is; None when the collection says that it is nothing, which is not yet to be believed."""
         try:
-            with asking(f"look at {self._path(path)}"):
+            with asking(f"look at {_shown(path)}"):
                 return dict(self._client.operation_stat(self._collection, self._path(path)).data)
-        except Absent as error:
-            if not path:
-                raise TryLater(f"the root of the store, {self._path('')}, is not there: is its disk mounted?") from error
-            self._stat(_parent(path))
+        except Absent:
             return None
 
-    def _sizes(self, paths: Collection[str]) -> Sizes:
+    def _require_absent(self, path: str) -> None:
+        """Believe that a path is nothing only if the folder above it can be listed, or is nothing either.
+
+        Raises:
+            Refused: that folder may not be listed.
+            TryLater: not even the root is there.
+        """
+        if not path:
+            raise TryLater(f"{self._path('')}, the root of the store, is not there: is its disk mounted?")
+        try:
+            self._ls(paths.parent_of(path), 1)
+        except Absent:
+            self._require_absent(paths.parent_of(path))
+
+    def _sizes(self, wanted: Collection[str]) -> Sizes:
         """The size of each file, None where it is definitely not there, or why that cannot be told."""
-        by_folder = defaultdict(list)
-        for path in paths:
-            by_folder[_parent(path)].append(path)
         sizes: Sizes = {}
-        for folder, inside in by_folder.items():
-            try:
-                listed = self.names(folder) if len(inside) >= LISTED_AT_ONCE else None
-            except Absent:
-                listed = {}
-            except DataflowError as error:
-                sizes |= dict.fromkeys(inside, error)
-                continue
-            sizes |= {path: listed.get(path.rpartition("/")[2]) for path in inside} if listed is not None else self._each(inside)
+        for folder, inside in _by_folder(wanted).items():
+            listed: Mapping[str, int | None] = {}
+            if len(inside) >= LISTED_AT_ONCE:
+                try:
+                    listed = self.names(folder)
+                except Absent:
+                    pass
+                except DataflowError as error:
+                    sizes |= dict.fromkeys(inside, error)
+                    continue
+            for path in inside:
+                size = listed.get(path.rpartition("/")[2])
+                sizes[path] = size if size is not None else self._size_or_error(path)
         return sizes
 
-    def _each(self, paths: Collection[str]) -> Sizes:
-        sizes: Sizes = {}
-        for path in paths:
-            try:
-                sizes[path] = self.size(path)
-            except DataflowError as error:
-                sizes[path] = error
-        return sizes
+    def _size_or_error(self, path: str) -> int | DataflowError | None:
+        try:
+            return self.size(path)
+        except DataflowError as error:
+            return error
 
-    def _document(self, source: str, destination: str, going: Mapping[str, tuple[str, str]]) -> TransferData:
-        """A task. Without ``skip_source_errors`` one file that cannot be read is tried until the deadline, and with it all."""
-        document = TransferData(
-            source, destination, verify_checksum=True, skip_source_errors=True, fail_on_quota_errors=True
-        )  # fmt: skip
-        for whence, whither in going.values():
-            document.add_item(whence, whither)
-        return document
+    def _without_a_place(self, wanted: Collection[str]) -> dict[str, DataflowError]:
+        """The paths to which nothing can be stored: one bad destination makes a task fail for all files."""
+        failures = _failures(self._path, wanted)
+        for folder, inside in _by_folder(wanted).items():
+            for error in _failures(self._require_folder, [folder]).values():
+                failures = dict.fromkeys(inside, error) | failures
+        return failures
 
-    def _missed(self, ended: Ended, going: Mapping[str, tuple[str, str]]) -> dict[str, DataflowError]:
+    def _require_folder(self, folder: str) -> None:
+        found = self._stat(folder)
+        if found is None or found["type"] != "dir":
+            raise TryLater(f"there is no folder {_shown(folder)}")
+
+    def _missed(self, ended: Ended, going: Going) -> dict[str, DataflowError]:
         """The files that a task did not move.
 
         One that failed, or was cancelled, has moved some all the same; one that succeeded may have skipped some.
@@ -235,16 +268,27 @@ class GlobusStore:
         missed: dict[str, DataflowError] = {}
         for path, (whence, whither) in going.items():
             if whence in skipped:
-                kind = Refused if skipped[whence] == "PERMISSION_DENIED" else TryLater
-                missed[path] = kind(f"{whence} was skipped: {skipped[whence]}")
+                missed[path] = error_of(skipped[whence], f"{names.printable(whence)} was skipped: {skipped[whence]}")
             elif whither not in moved:
-                missed[path] = TryLater(f"{whence} was not moved: {_told(ended)}")
+                missed[path] = ended.error(f"{names.printable(whence)} was not moved")
         return missed
 
 
-def _told(ended: Ended) -> str:
-    cancelled = " and was cancelled" if ended.result in (Result.INACTIVE, Result.TIMED_OUT) else ""
-    return f"task {ended.task_id} {ended.result.value}{cancelled}: {ended.why}"
+def _document(source: str, destination: str, going: Going) -> TransferData:
+    """A task. Without ``skip_source_errors`` a file that cannot be read is tried until the deadline, and all wait for it."""
+    document = TransferData(source, destination, verify_checksum=True, skip_source_errors=True, fail_on_quota_errors=True)
+    for whence, whither in going.values():
+        document.add_item(whence, whither)
+    return document
+
+
+def _content(going: Going) -> str:
+    """Of an upload, which files go where, and what they are: while this is the same, so is what arrives."""
+    digest = hashlib.sha256()
+    for whence, whither in sorted(going.values()):
+        status = Path(whence).stat()
+        digest.update(repr((whence, whither, status.st_ino, status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def _unequal(here: Sizes, there: Sizes) -> dict[str, DataflowError]:
@@ -255,24 +299,38 @@ def _unequal(here: Sizes, there: Sizes) -> dict[str, DataflowError]:
         if wrong is not None:
             failures[path] = wrong
         elif here[path] != there[path]:
-            failures[path] = TryLater(f"{path} has {here[path]} bytes here and {there[path]} there, after it was moved")
+            failures[path] = TryLater(f"{_shown(path)} has {here[path]} bytes here and {there[path]} there, after it was moved")
     return failures
 
 
-def _content(going: Mapping[str, tuple[str, str]]) -> str:
-    """Of an upload, which files go where, and what they are: while this is the same, so is what arrives."""
-    digest = hashlib.sha256()
-    for whence, whither in sorted(going.values()):
-        status = Path(whence).stat()
-        digest.update(repr((whence, whither, status.st_ino, status.st_size, status.st_mtime_ns)).encode())
-    return digest.hexdigest()
+def _failures(ask: Callable[[str], object], wanted: Iterable[str]) -> dict[str, DataflowError]:
+    failures = {}
+    for path in wanted:
+        try:
+            ask(path)
+        except DataflowError as error:
+            failures[path] = error
+    return failures
+
+
+def _by_folder(wanted: Iterable[str]) -> dict[str, list[str]]:
+    folders = defaultdict(list)
+    for path in wanted:
+        folders[paths.parent_of(path)].append(path)
+    return folders
+
+
+def _is_file(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a folder is a regular file; of a link, which Globus shows as what it leads to, it tells the target."""
+    return entry["type"] == "file" and entry.get("link_target") is None
 
 
 def _local_size(path: Path) -> int | DataflowError | None:
     try:
-        return path.stat().st_size
-    except OSError as error:
-        return TryLater(f"{path}: {error.strerror}")
+        with paths.of_this_machine(path):
+            return path.stat().st_size
+    except TryLater as error:
+        return error
 
 
 def _sha1(path: Path) -> str:
@@ -286,5 +344,5 @@ def _time_s(text: str) -> float:
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
+def _shown(path: str) -> str:
+    return names.printable(path) or "the root"

@@ -20,6 +20,8 @@ PATH_NOT_FOUND = ("NotFound", "ClientError.NotFound")
 FOLDER_EXISTS = "ExternalError.MkdirFailed.Exists"
 DISCONNECTED = ".GCDisconnected"
 """How the codes end that mean: Globus Connect Personal does not run on the machine of that collection."""
+NOT_DIRECTORY = ".NotDirectory"
+"""How the code of a listing ends where there is a file of that name and no folder."""
 LOGIN = "a person has to log in again: dataflow mirror login"
 
 
@@ -52,13 +54,18 @@ def said(error: GlobusAPIError) -> str:
     return f"{error.http_status} {error.code}: {' '.join((error.message or '').split())[:300]}"
 
 
+def error_of(code: str, text: str) -> TryLater:
+    """What a task says of one file: its codes are others than those of a call."""
+    return Refused(text) if code == "PERMISSION_DENIED" else TryLater(text)
+
+
 def _named(what: str, error: TransferAPIError) -> DataflowError:
     text, code = f"{what}: {said(error)}", error.code or ""
     if error.http_status == 401 or to_gare(error) is not None:
         return BadConfig(f"{text}; {LOGIN}")
     if error.http_status == 403:
         return Refused(text)
-    if error.http_status == 404 and code in PATH_NOT_FOUND:
+    if (error.http_status == 404 and code in PATH_NOT_FOUND) or code.endswith(NOT_DIRECTORY):
         return Absent(text)
     if error.http_status == 503 or code.endswith(DISCONNECTED):
         return HostDown(text)

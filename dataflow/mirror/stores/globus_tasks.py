@@ -28,9 +28,9 @@ from typing import Any
 
 from globus_sdk import DeleteData, GlobusAPIError, TransferClient, TransferData
 
-from dataflow.lib import place
+from dataflow.lib import names, place
 from dataflow.lib.errors import TryLater
-from dataflow.mirror.stores.globus_errors import asking
+from dataflow.mirror.stores.globus_errors import asking, error_of
 
 RUNNING = ("ACTIVE", "INACTIVE")
 """The states in which a task may still do something; an inactive one waits for a person, and then goes on."""
@@ -54,12 +54,18 @@ _RESULTS = {"SUCCEEDED": Result.SUCCEEDED, "FAILED": Result.FAILED, "INACTIVE": 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A task that does nothing any more. ``why``, for a person, where it did not succeed; ``is_earlier``: not started by us."""
+    """A task that does nothing any more; what went wrong last, where it did not succeed. ``is_earlier``: not started by us."""
 
     task_id: str
     result: Result
-    why: str
+    code: str = ""
+    why: str = ""
     is_earlier: bool = False
+
+    def error(self, text: str) -> TryLater:
+        """That something did not happen because this task did not succeed."""
+        cancelled = " and was cancelled" if self.result in (Result.INACTIVE, Result.TIMED_OUT) else ""
+        return error_of(self.code, f"{text}: task {self.task_id} {self.result.value}{cancelled}: {self.why}")
 
 
 @dataclass(slots=True)
@@ -135,7 +141,7 @@ class Tasks:
         result = _RESULTS[task["status"]]
         if result in (Result.INACTIVE, Result.TIMED_OUT):
             self._cancel(note.task_id, note.label)
-        yield Ended(note.task_id, result, "" if result is Result.SUCCEEDED else self._why(task))
+        yield Ended(note.task_id, result, *(self._why(task) if result is not Result.SUCCEEDED else ()))
         path.unlink()
 
     def _submitted(self, note: Note, path: Path, document: TransferData | DeleteData) -> str:
@@ -159,13 +165,15 @@ class Tasks:
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
         return dict(task.data)
 
-    def _why(self, task: dict[str, Any]) -> str:
-        """What went wrong last: the events of a task, newest first, say it; a task that hangs says it by its own state."""
+    def _why(self, task: dict[str, Any]) -> tuple[str, str]:
+        """What went wrong last, as a code and for a person: the events of a task say it, newest first, or its own state does."""
         with asking(f"look at task {task['task_id']}"):
             events = self._client.task_event_list(task["task_id"], limit=100)
-            errors = [f"{event['description']}: {event.get('details')}" for event in events if event["is_error"]]
-        said = [*errors[:1], (task.get("fatal_error") or {}).get("description"), task.get("nice_status_short_description")]
-        return " ".join(next((text for text in said if text), "no reason is given").split())[:300]
+            error = next((event for event in events if event["is_error"]), {})
+        said = [error.get("description"), error.get("details")]
+        said += [(task.get("fatal_error") or {}).get("description"), task.get("nice_status_short_description")]
+        text = " ".join(" ".join(filter(None, said)).split())[:300]
+        return error.get("code", ""), names.printable(text) or "no reason is given"
 
     def _end(self, note: Note, path: Path) -> None:
         """See to it that a task of a dead process does nothing any more; then its note can go."""
