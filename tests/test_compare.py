@@ -16,7 +16,7 @@ from dataflow.lib import context
 from dataflow.lib.config import Config
 from dataflow.lib.errors import Exit, HostDown
 from dataflow.mirror import agreement, compare, hash_lists, layout
-from dataflow.mirror.differences import Difference, Kind, action, differences_of_month
+from dataflow.mirror.differences import Difference, Kind, action, differences_of_month, read_both
 from dataflow.mirror.hash_lists import HashList
 from dataflow.mirror.stores.directory import DirectoryStore
 
@@ -40,9 +40,7 @@ def kinds(ours, theirs, blocked=(), failed=(), now=NOW, recent_days=3.0, exclude
 def test_each_name_has_one_kind():
     ours = {name(0): A, name(1): A, name(2): A}
     theirs = {name(0): A, name(1): B, name(3): B}
-    found = differences_of_month(HashList(ours), HashList(theirs), (), (), NOW, 3.0)
-    assert found.agreed == 1
-    assert found.differences == (
+    assert differences_of_month(HashList(ours), HashList(theirs), (), (), NOW, 3.0).differences == (
         Difference(name(1), Kind.DIFFERENT, A, B),
         Difference(name(2), Kind.ONLY_HERE, A, None),
         Difference(name(3), Kind.ONLY_THERE, None, B),
@@ -67,7 +65,7 @@ def test_a_name_that_is_listed_twice_at_the_partner_is_nothing_but_unclear():
     """M23: it was 'different' and 'missing at the partner' at once."""
     theirs = hash_lists.parse_month(f"{A}  {name(0)}\n{B}  {name(0)}\n{A}  {name(1)}\n{A}  {name(2)}\r\n".encode(), MONTH)
     found = differences_of_month(HashList(dict.fromkeys([name(0), name(1), name(2)], A)), theirs, (), (), NOW, 3.0)
-    assert (found.agreed, found.differences, found.unclear) == (1, (), (name(0), name(2)))
+    assert (found.differences, found.unclear) == ((), (name(0), name(2)))
 
 
 def test_a_refused_line_of_ours_makes_its_name_unclear_too():
@@ -107,9 +105,12 @@ lists = st.dictionaries(st.integers(0, 12).map(name), st.sampled_from([A, B, C])
 def test_set_algebra_on_hashes_and_names(ours, theirs, blocked, failed):
     """M20-M23: against the same said in sets of (hash, name)."""
     here, there = ({(sha1, each) for each, sha1 in both.items()} for both in (ours, theirs))
-    found = differences_of_month(HashList(ours), HashList(theirs), blocked, failed, NOW, 3.0)
+    whole = HashList(ours), HashList(theirs)
+    agreed, *both = read_both(MONTH, *(hash_lists.render_month(each.hashes) for each in whole))
+    assert agreed == len(here & there)
+    found = differences_of_month(*both, blocked, failed, NOW, 3.0)
+    assert found == differences_of_month(*whole, blocked, failed, NOW, 3.0), "what agrees makes no difference"
     by_kind = {kind: {each.name for each in found.differences if each.kind is kind} for kind in Kind}
-    assert found.agreed == len(here & there)
     assert by_kind[Kind.BLOCKED] == {each for _, each in here ^ there} & blocked
     assert by_kind[Kind.FAILED] == {each for _, each in (there - here) & failed} - blocked
     rest = {each for _, each in here ^ there} - blocked - by_kind[Kind.FAILED]
@@ -343,7 +344,7 @@ def test_many_files_of_a_kind_are_told_as_one_and_listed_in_the_files_of_their_m
 
 
 def test_a_partner_that_is_lost_half_way_ends_with_75_and_what_was_compared_is_in_the_report(loaded, monkeypatch):
-    months = [f"2025{month:02}" for month in range(1, 13)]
+    months = [f"{2024 + n // 12}{n % 12 + 1:02}" for n in range(compare.MONTHS_AT_ONCE)]
     lay(loaded, {name(0, month=month): b"x" for month in [*months, MONTH]}, {name(0): b"0"})
     whole = DirectoryStore.fetch
 
@@ -358,7 +359,8 @@ def test_a_partner_that_is_lost_half_way_ends_with_75_and_what_was_compared_is_i
 
 
 def test_a_run_that_is_asked_to_stop_reports_what_it_has(loaded):
-    lay(loaded, {name(0, month=month): b"x" for month in ("202509", "202510")}, {})
+    months = [f"{2022 + n // 12}{n % 12 + 1:02}" for n in range(2 * compare.MONTHS_AT_ONCE)]
+    lay(loaded, {name(0, month=month): b"x" for month in months}, {})
     requests = context.Requests()
 
     def clock():
@@ -366,7 +368,7 @@ def test_a_run_that_is_asked_to_stop_reports_what_it_has(loaded):
         return NOW
 
     run(loaded, code=Exit.LEFT_OVER, requests=requests, clock=clock)
-    assert set(report(loaded)["months"]) == {"202509", "202510"}, "the file in hand is finished, the rest waits"
+    assert set(report(loaded)["months"]) == set(months), "what is in hand is finished, the rest waits"
 
 
 def test_an_unknown_partner_is_a_matter_of_the_configuration(loaded):

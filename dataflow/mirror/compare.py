@@ -10,25 +10,31 @@ say what was found last; and a line of a list that is not of the format is refus
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataflow.lib import place, summary
+from dataflow.lib.crew import Crew, crew
 from dataflow.lib.errors import BadConfig, DataflowError, HostDown
-from dataflow.mirror import agreement, hash_lists, report_page
+from dataflow.mirror import agreement, report_page
 from dataflow.mirror.agreement import REFUSED_MAX, SHOWN_MAX, Detail, Entry, Report
-from dataflow.mirror.differences import Kind, action, differences_of_month
+from dataflow.mirror.differences import Kind, action, differences_of_month, read_both
 from dataflow.mirror.hash_lists import HashList
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent
 
-MONTHS_AT_ONCE = 12
+MONTHS_AT_ONCE = 24
 """How many lists are fetched together: enough for a long line, few enough to hold."""
 
+READERS = 2
+"""Processes that read lists, which takes longer than to fetch them."""
+
 Content = bytes | DataflowError
-"""A list as it was read, or why it was not."""
+"""A list as it was fetched, or why it was not."""
+_Missing = tuple[DataflowError | None, DataflowError | None]
+"""Why there is not our list and not theirs."""
 
 
 def compare(job: Job, partner: str, months: Sequence[str] | None) -> None:
@@ -57,6 +63,14 @@ def compare(job: Job, partner: str, months: Sequence[str] | None) -> None:
     run.finish()
 
 
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Lists that were fetched and are being read: by month what was missing, and the results of those that can be compared."""
+
+    missing: dict[str, _Missing]
+    results: Iterator[tuple[int, HashList, HashList]]
+
+
 class _Comparison:
     """One run. Its time and run identifier are those of its beginning, also for what is compared after midnight."""
 
@@ -67,17 +81,23 @@ class _Comparison:
         self.report = Report(partner, title, summary.timestamp(self._now), job.log.run, agreement.load_months(folder))
 
     def work(self, ours: MirrorLists, theirs: MirrorLists, months: Sequence[str]) -> None:
-        """Compare the months, a few at a time, until all are done or the run is asked to stop."""
-        for first in range(0, len(months), MONTHS_AT_ONCE):
-            batch = months[first : first + MONTHS_AT_ONCE]
-            here, there = ours.months_bytes(batch), theirs.months_bytes(batch)
-            for month in batch:
+        """Compare the months, a few at a time, until all are done or the run is asked to stop.
+
+        While lists are fetched, those that were fetched before are read.
+        """
+        with crew(READERS) as readers:
+            reading = _Reading({}, iter(()))
+            for first in range(0, len(months), MONTHS_AT_ONCE):
                 if self._job.should_stop():
-                    self._job.problem(f"asked to stop: from {month} on the report says what was found last")
-                    return
-                self._compare(month, here[month], there[month])
-            if self._job.progress is not None:
-                self._job.progress("months", first + len(batch), len(months))
+                    self._job.problem(f"asked to stop: from {months[first]} on the report says what was found last")
+                    break
+                batch = months[first : first + MONTHS_AT_ONCE]
+                begun = _begin(readers, ours.months_bytes(batch), theirs.months_bytes(batch))
+                self._enter_all(reading)
+                reading = begun
+                if self._job.progress is not None:
+                    self._job.progress("months", first + len(batch), len(months))
+            self._enter_all(reading)
 
     def finish(self) -> None:
         """Tell what is new, and write the report of all months."""
@@ -92,16 +112,17 @@ class _Comparison:
             month, problem = next(iter(unread.items()))
             self._job.problem(f"{len(unread)} months could not be compared; the first is {month}: {problem}")
 
-    def _compare(self, month: str, here: Content, there: Content) -> None:
-        for content in (here, there):
-            if isinstance(content, HostDown):
-                raise content
-        if isinstance(here, Absent) and isinstance(there, Absent):
-            self._enter_neither(month)
-        elif trouble := [str(c) for c in (here, there) if isinstance(c, DataflowError) and not isinstance(c, Absent)]:
-            self._enter_problem(month, trouble[0])
-        else:
-            self._enter(month, _parsed(here, month), _parsed(there, month))
+    def _enter_all(self, reading: _Reading) -> None:
+        for month, missing in reading.missing.items():
+            match _hindrance(missing):
+                case None:
+                    self._enter(month, missing, *next(reading.results))
+                case HostDown() as down:
+                    raise down
+                case Absent():
+                    self._enter_neither(month)
+                case problem:
+                    self._enter_problem(month, str(problem))
 
     def _enter_neither(self, month: str) -> None:
         """A list that was there once and is on no mirror now is worth a look; a folder without a list is none."""
@@ -115,17 +136,16 @@ class _Comparison:
         self.report.months[month] = replace(self.report.months.get(month, Entry()), problem=problem)
         self._job.file(f"{month}.hashes", "kept", "compared", reason=problem)
 
-    def _enter(self, month: str, ours: HashList | None, theirs: HashList | None) -> None:
+    def _enter(self, month: str, missing: _Missing, agreed: int, ours: HashList, theirs: HashList) -> None:
         """Enter what two lists come to. Where a side has no list at all, the names say no more than the month does."""
-        no_list = "here" if ours is None else "there" if theirs is None else ""
-        ours, theirs = ours or HashList({}), theirs or HashList({})
+        no_list = "here" if missing[0] else "there" if missing[1] else ""
         settings = self._job.settings
         found = differences_of_month(
             ours, theirs, self._blocked, self._failed, self._now, settings.recent_days, settings.excluded
         )
         counts = {kind.value: count for kind in Kind if (count := sum(each.kind is kind for each in found.differences))}
         entry = Entry(
-            self.report.time, self.report.run, found.agreed, counts, found.excluded, len(found.unclear),
+            self.report.time, self.report.run, agreed, counts, found.excluded, len(found.unclear),
             len(ours.refused), len(theirs.refused), no_list,
         )  # fmt: skip
         self.report.months[month] = entry
@@ -139,8 +159,24 @@ class _Comparison:
         )  # fmt: skip
 
 
-def _parsed(content: Content, month: str) -> HashList | None:
-    return hash_lists.parse_month(content, month) if isinstance(content, bytes) else None
+def _begin(readers: Crew, here: Mapping[str, Content], there: Mapping[str, Content]) -> _Reading:
+    """Have lists of the same months read."""
+    jobs = []
+    missing: dict[str, _Missing] = {}
+    for month in here:
+        lists = [each if isinstance(each, bytes) else None for each in (here[month], there[month])]
+        errors = [each if isinstance(each, DataflowError) else None for each in (here[month], there[month])]
+        missing[month] = (errors[0], errors[1])
+        if _hindrance(missing[month]) is None:
+            jobs.append((read_both, (month, *lists)))
+    return _Reading(missing, readers(jobs))
+
+
+def _hindrance(missing: _Missing) -> DataflowError | None:
+    """Why two lists cannot be compared: one could not be read, or there are none. One alone can be compared with nothing."""
+    errors = [error for error in missing if error is not None]
+    unread = [error for error in errors if not isinstance(error, Absent)]
+    return unread[0] if unread else errors[0] if len(errors) == 2 else None
 
 
 def _subjects(report: Report, details: dict[str, Detail]) -> Iterator[tuple[str, list[str], str]]:

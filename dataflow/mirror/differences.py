@@ -1,13 +1,17 @@
-"""Where two mirrors differ in one month: from their lists alone, each difference with its kind and what is to be done."""
+"""Where two mirrors differ in one month: from their lists alone, each difference with its kind and what is to be done.
+
+Reading two lists takes long and nearly all of their lines agree: ``read_both`` leaves these out, and may run in another process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from dataflow.lib import names
+from dataflow.mirror import hash_lists
 from dataflow.mirror.hash_lists import HashList
 
 
@@ -53,16 +57,24 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """How two lists of a month compare.
+    """How two lists of a month differ.
 
-    ``agreed``: files with one hash in both. ``excluded``: differences in files of radars that this mirror never takes, which
+    ``excluded``: differences in files of radars that this mirror never takes, which
     are none. ``unclear``: names in refused lines of either list, of which nothing can be said.
     """
 
-    agreed: int
     differences: tuple[Difference, ...]
     excluded: int
     unclear: tuple[str, ...]
+
+
+def read_both(month: str, here: bytes | None, there: bytes | None) -> tuple[int, HashList, HashList]:
+    """The number of files in which two lists of a month agree, and both lists without those. None: there is no such list."""
+    ours, theirs = (HashList({}) if data is None else hash_lists.parse_month(data, month) for data in (here, there))
+    unlike = {name: sha1 for name, sha1 in ours.hashes.items() if theirs.hashes.get(name) != sha1}
+    agreed = len(ours.hashes) - len(unlike)
+    left = {name: sha1 for name, sha1 in theirs.hashes.items() if ours.hashes.get(name) != sha1}
+    return agreed, replace(ours, hashes=unlike, kept=()), replace(theirs, hashes=left, kept=())
 
 
 def differences_of_month(
@@ -74,11 +86,12 @@ def differences_of_month(
     recent_days: float,
     excluded: Collection[str] = (),
 ) -> Differences:
-    """Compare two lists of one month. ``failed`` has pairs of SHA-1 and name: other content of a name has not failed."""
+    """What is to be said of two lists of one month, or of what ``read_both`` left of them.
+
+    ``failed`` has pairs of SHA-1 and name: other content of a name has not failed.
+    """
     here, there = ours.hashes, theirs.hashes
-    unlike = [name for name, sha1 in here.items() if there.get(name) != sha1]
-    agreed = len(here) - len(unlike)
-    unlike += [name for name in there if name not in here]
+    unlike = [name for name, sha1 in here.items() if there.get(name) != sha1] + [name for name in there if name not in here]
     unclear = ours.unclear | theirs.unclear
     since = now - timedelta(days=recent_days)
     found = []
@@ -93,7 +106,7 @@ def differences_of_month(
             found.append(Difference(name, kind, here.get(name), there.get(name)))
     order = {kind: place for place, kind in enumerate(Kind)}
     found.sort(key=lambda difference: (order[difference.kind], difference.name))
-    return Differences(agreed, tuple(found), ignored, tuple(sorted(unclear)))
+    return Differences(tuple(found), ignored, tuple(sorted(unclear)))
 
 
 def action(kind: Kind, partner: str, month: str) -> str:
