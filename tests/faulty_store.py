@@ -98,9 +98,10 @@ class FaultyStore:
     def _called(self, call, paths, work, decisive=None):
         number = self._count(call, paths)
         self._raise(number, call, decisive or paths, "before")
-        result = work()
-        self._raise(number, call, decisive or paths, "after")
-        return result
+        try:
+            return work()
+        finally:
+            self._raise(number, call, decisive or paths, "after")
 
     def _each(self, call, files, work):
         """A call for many files: a fault of the ways of this world fails those that it takes, another one is raised."""
@@ -116,6 +117,9 @@ class FaultyStore:
                 else:
                     raise fault.error
         result = {**work(whole), **failures}
+        for path, local in whole.items():
+            if local != files[path]:
+                local.unlink()
         for path, local in files.items():
             for fault in self._taken(number, call, [path], "after"):
                 if isinstance(fault.error, DataflowError):
@@ -143,7 +147,7 @@ class FaultyStore:
 
 
 def _half_of(local: Path) -> Path:
-    half = local.with_name(f"{local.name}.half")
+    half = local.with_name(f".{local.name}.half")
     half.write_bytes(local.read_bytes()[: local.stat().st_size // 2])
     return half
 

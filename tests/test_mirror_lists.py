@@ -119,7 +119,7 @@ def test_a_folder_that_its_parent_shows_is_not_absent(mirror):
     with pytest.raises(TryLater, match="should be there") as raised:
         mirror.lists(fails("names", Absent("404"), ending="/08")).month(MONTH)
     assert not isinstance(raised.value, Absent)
-    with pytest.raises(TryLater) as raised:
+    with pytest.raises(TryLater, match="is its disk mounted") as raised:
         mirror.lists(fails("names", Absent("404"))).month(MONTH)
     assert not isinstance(raised.value, Absent)
 
@@ -184,10 +184,10 @@ def test_settling_restores_the_old_list_or_removes_what_is_left_over(mirror):
     path, old, new = (mirror.folder() / name for name in (f"{MONTH}.hashes", f".{MONTH}.hashes.old", f".{MONTH}.hashes.new"))
     path.rename(old)
     new.write_bytes(b"half a li")
-    lists.settle_month(MONTH)
+    lists.settled_month_bytes(MONTH)
     assert mirror.effective() == OLD and mirror.there() == [path.name]
     old.write_bytes(hash_lists.render_month({NAMES[0]: NEW.hashes[NAMES[0]]}))
-    lists.settle_month(MONTH)
+    lists.settled_month_bytes(MONTH)
     assert mirror.there() == [path.name]
 
 
@@ -196,7 +196,7 @@ def test_what_is_kept_beside_a_list_that_lacks_some_of_it_is_not_removed(mirror)
     lists.replace_month(MONTH, OLD)
     old = mirror.folder() / f".{MONTH}.hashes.old"
     old.write_bytes(hash_lists.render_month(NEW.hashes))
-    for work in (lambda: lists.settle_month(MONTH), lambda: lists.replace_month(MONTH, OLD)):
+    for work in (lambda: lists.settled_month_bytes(MONTH), lambda: lists.replace_month(MONTH, OLD)):
         with pytest.raises(TryLater, match="deletion was killed"):
             work()
     assert old.exists() and lists.month(MONTH) == OLD

@@ -16,9 +16,6 @@ BAD_BZIP2 = "Failed BZ2 integrity test"
 EMPTY = "File contains no records (empty)"
 BAD_DMAP = "Failed DMAP integrity test"
 
-EMPTY_STREAM_BYTES = 14
-"""The size of a bzip2 stream of nothing; a file that is smaller is no whole one."""
-
 _BZIP2_FAULTS = ("not bzip2", "several bzip2 streams", "trailing bytes", "damaged bzip2")
 _NAME_FAULTS = ("wrong station", "wrong time", "wrong channel")
 

@@ -100,9 +100,18 @@ class MirrorLists:
         path = layout.month_list(self._tree, month)
         return self._replace(path, hash_lists.render_month(new.hashes, new.kept), _lost_of_month(month, removed))
 
-    def settle_month(self, month: str) -> None:
-        """Undo a replacement of a month's list that was killed, if there is one: restore the old list, or remove leftovers."""
-        self._settle(layout.month_list(self._tree, month), _lost_of_month(month, ()))
+    def settled_month_bytes(self, month: str) -> bytes:
+        """The list of a month, for whoever is about to replace it: of a replacement that was killed an end is made first.
+
+        Raises:
+            Absent: there is none.
+            TryLater: what is beside the list has lines that it lacks.
+        """
+        path = layout.month_list(self._tree, month)
+        content = self._settle(path, _lost_of_month(month, ()))
+        if content is None:
+            raise Absent(f"there is no {path}")
+        return content
 
     def replace_master(self, new: MasterList) -> bytes:
         """The same for the list of the lists: a path may get another hash, and none may be missing."""
@@ -129,8 +138,12 @@ class MirrorLists:
             return self._store.names(folder)
         except Absent as error:
             above, _, name = folder.rpartition("/")
-            if not folder or name in self.names(above):
-                raise TryLater(f"{folder or 'the root of the mirror'} cannot be opened, though it should be there") from error
+            if not folder:
+                raise TryLater(
+                    "the top folder of the store is not there: is its disk mounted? A new mirror begins with one"
+                ) from error
+            if name in self.names(above):
+                raise TryLater(f"{folder} cannot be opened, though it should be there") from error
             return {}
 
     def _rewrite_blocklist(self, file_name: str, added: list[str], removed: frozenset[str]) -> None:
@@ -199,7 +212,7 @@ class MirrorLists:
             )
 
     def _write(self, path: str, content: bytes) -> None:
-        with self._scratch() as folder:
+        with scratch(self._work) as folder:
             local = folder / "list"
             place.write_whole(local, content)
             for error in self._store.store({path: local}).values():
@@ -221,7 +234,7 @@ class MirrorLists:
 
     def _read_once(self, paths: Collection[str]) -> dict[str, bytes | DataflowError]:
         found: dict[str, bytes | DataflowError] = {}
-        with self._scratch() as folder:
+        with scratch(self._work) as folder:
             wanted: dict[str, tuple[str, int, Path]] = {}
             for path in paths:
                 try:
@@ -244,14 +257,16 @@ class MirrorLists:
                 return candidate, size
         raise Absent(f"there is no {path}")
 
-    @contextmanager
-    def _scratch(self) -> Iterator[Path]:
-        with TemporaryDirectory(prefix=_SCRATCH, dir=self._work) as folder:
-            yield Path(folder)
-
 
 class _Moved(TryLater):
     """A list was replaced between two looks at it, or came cut short."""
+
+
+@contextmanager
+def scratch(work: Path) -> Iterator[Path]:
+    """A fresh folder below ``work`` that nobody else uses, removed at the end with what is in it."""
+    with TemporaryDirectory(prefix=_SCRATCH, dir=work) as folder:
+        yield Path(folder)
 
 
 def _raised(content: bytes | DataflowError) -> bytes:
