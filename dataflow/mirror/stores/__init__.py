@@ -44,7 +44,8 @@ class Store(Protocol):
         """Copy files of the store to files of this machine, many at a time; the failures, by path.
 
         A local file that is there already is the beginning of an earlier try and is gone on with where the store can. What
-        comes is not compared with any hash: that is for the caller, who knows it. Raises nothing: failures are returned.
+        comes is not compared with any hash, and not synced: that is for the caller, who knows what it should be. Raises nothing:
+        failures are returned.
         """
 
     def store(self, files: Mapping[str, Path]) -> dict[str, DataflowError]:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from dataflow.lib import names
@@ -54,21 +53,22 @@ def of_this_machine(local: Path) -> Iterator[None]:
 
 
 class LocalPart:
-    """A file of this machine that is being fetched: what is there already is kept, and what comes is added and made durable.
+    """A file of this machine that is being fetched: what is there already is kept, and what comes is added.
 
-    Everything raises `TryLater` if this machine cannot do it.
+    It is not synced: whoever reads it back from the disk to compare it does that, once. Everything raises ``TryLater`` if this
+    machine cannot do it.
     """
 
     def __init__(self, local: Path) -> None:
         self._local = local
         with of_this_machine(local):
-            self._descriptor = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o664)
-            self.size_bytes = os.fstat(self._descriptor).st_size
+            self._stream = local.open("ab", buffering=0)
+            self.size_bytes = self._stream.tell()
 
     def begin_anew(self) -> None:
         """Drop what is there: it is no beginning of what is to come."""
         with of_this_machine(self._local):
-            os.ftruncate(self._descriptor, 0)
+            self._stream.truncate(0)
             self.size_bytes = 0
 
     def write(self, piece: bytes | memoryview) -> None:
@@ -77,14 +77,11 @@ class LocalPart:
             view = memoryview(piece)
             self.size_bytes += len(view)
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[self._stream.write(view) :]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            with of_this_machine(self._local):
-                os.fsync(self._descriptor)
-        finally:
-            os.close(self._descriptor)
+    def __exit__(self, *_: object) -> None:
+        with of_this_machine(self._local):
+            self._stream.close()
