@@ -336,7 +336,7 @@ def test_many_files_of_a_kind_are_told_as_one_and_listed_in_the_files_of_their_m
     (message,) = alerts(loaded)
     assert f"{MONTH}: more than {agreement.SHOWN_MAX} files" in message
     page = (reports(loaded) / "index.html").read_text()
-    assert page.count(".rawacf.bz2") == agreement.SHOWN_MAX and f'149 more are in <a href="months/{MONTH}.txt"' in page
+    assert page.count(".rawacf.bz2") == agreement.SHOWN_MAX and f'149 more: <a href="months/{MONTH}.txt"' in page
     assert (reports(loaded) / "months" / f"{MONTH}.txt").read_text().count(".rawacf.bz2") == 249
     lay(loaded, {name(n): b"x" for n in range(260)}, {name(0): b"x"})
     run(loaded)

@@ -39,19 +39,21 @@ p { margin: .2rem 0 .6rem; max-width: 60rem; }
 a { color: var(--link); }
 code, .hash, .name { font-family: ui-monospace, monospace; font-size: .85em; }
 .faint { color: var(--faint); }
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; list-style: none; margin: 1.4rem 0 0; padding: 0; }
-.tiles li { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem 1rem; min-width: 8rem; }
-.tiles strong { display: block; font-size: 1.35rem; line-height: 1.3; font-variant-numeric: tabular-nums; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .75rem; }
+.tiles { line-height: 1.3; list-style: none; margin: 1.4rem 0 0; padding: 0; }
+.tiles li { background: var(--panel); border: 1px solid var(--line); border-radius: .5rem; padding: .5rem 1rem; }
+.tiles strong { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--faint); padding-bottom: .5rem; }
 th { text-align: left; font-weight: 600; }
+.plain th { font-family: inherit; }
 .plain th, .plain td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .plain .number { text-align: right; white-space: nowrap; }
 .calendar { border-collapse: separate; border-spacing: 3px; width: 100%; min-width: 52rem; table-layout: fixed; }
 .calendar th { font-size: .85rem; text-align: center; color: var(--faint); }
-.calendar th[scope=row] { text-align: left; color: var(--text); }
-.calendar th:first-child { width: 3.5rem; }
+.calendar th:first-child { width: 3.5rem; text-align: left; }
+.calendar th[scope=row] { color: var(--text); }
 .calendar td { height: 2rem; padding: 0; text-align: center; font-size: .85rem; border-radius: .3rem; }
 .calendar td > * { display: flex; height: 2rem; align-items: center; justify-content: center; color: inherit; }
 .calendar a { text-decoration: none; }
@@ -62,9 +64,10 @@ th { text-align: left; font-weight: 600; }
 .many { background: var(--many); color: var(--many-text); }
 .some { background: var(--some); color: var(--some-text); }
 .few { background: var(--few); color: var(--few-text); }
-.absent { background: repeating-linear-gradient(135deg, var(--panel) 0 6px, var(--stripe) 6px 8px); font-size: .75rem; }
+.absent { background: repeating-linear-gradient(135deg, var(--panel) 0 6px, var(--stripe) 6px 8px); }
+.calendar .absent { font-size: .68rem; }
 .absent > * { text-shadow: 0 0 3px var(--back), 0 0 3px var(--back), 0 0 3px var(--back); }
-.unread { border: 2px dashed currentColor; }
+.unread { outline: 2px dashed; outline-offset: -2px; }
 .legend { display: flex; flex-wrap: wrap; gap: .4rem 1.2rem; list-style: none; padding: 0; margin: .8rem 0 0; font-size: .85rem; }
 .legend span { display: inline-block; min-width: 2.2rem; padding: 0 .3rem; text-align: center; border-radius: .3rem; }
 .legend span { margin-right: .4rem; }
@@ -104,7 +107,7 @@ def _tiles(report: Report) -> Iterator[str]:
         (f"{total.agreed:,}", "files the same"),
         (f"{total.differing:,}", "files differ"),
         (f"{total.counts.get(Kind.TOO_NEW, 0):,}", "files too new to tell"),
-        (f"{len(report.months):,}", "months"),
+        (f"{len(report.months):,}", "months compared"),
     ]
     tiles += [(f"{refused:,}", "refused lines")] if refused else []
     tiles += [(f"{total.excluded:,}", "files of radars not taken here")] if total.excluded else []
@@ -226,7 +229,7 @@ def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) ->
 
 def _more(month: str, count: int) -> Iterator[str]:
     if count > 0:
-        yield f'<p>{count:,} more are in <a href="months/{month}.txt">months/{month}.txt</a>.</p>'
+        yield f'<p>{count:,} more: <a href="months/{month}.txt">months/{month}.txt</a></p>'
 
 
 def _sentence(entry: Entry) -> str:
