@@ -19,10 +19,13 @@ import globus_server
 import mirror_world
 import pytest
 import responses
+import test_publish
 from globus_sdk.testing import get_response_set, load_response
 from globus_sdk.token_storage import JSONTokenStorage, TokenStorageData
 from globus_server import LOCAL, MIRROR, SCOPE, TRANSFER, Fate, GlobusServer
 
+from dataflow.lib import dmap
+from dataflow.lib.config import Config
 from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
 from dataflow.lib.mirror_settings import StoreSettings
 from dataflow.mirror import login
@@ -30,6 +33,7 @@ from dataflow.mirror.stores import Absent, Refused, Taken, globus, globus_tasks
 from dataflow.mirror.stores.globus import GlobusStore
 from dataflow.mirror.stores.globus_tasks import Result
 
+KILL_EVERY = int(os.environ.get("GLOBUS_KILL_EVERY", "20"))
 API = "https://transfer.api.globus.org/v0.10"
 CANNED = get_response_set("transfer.operation_stat").metadata["endpoint_id"]
 
@@ -625,6 +629,14 @@ def test_a_consent_that_is_missing_says_so(service, store):
         store.names("")
 
 
+def world_of(service: GlobusServer, tmp_path: Path) -> Config:
+    """The shipped configuration with this service as the store of the mirror."""
+    settings = service.settings(tmp_path)
+    keys = ("kind", "root", "collection_id", "local_collection_id", "client_id", "token_file")
+    words = ", ".join(f"{key}: {json.dumps(getattr(settings, key))}" for key in keys)
+    return mirror_world.world(tmp_path / "world", [f"mirror.store={{{words}}}"])
+
+
 def logged_in(service: GlobusServer, tmp_path: Path, monkeypatch, capsys, code: str | None = None) -> tuple[Exit, str]:
     """``dataflow mirror login`` with a person who opens each address that is printed; its exit code, and all that was shown."""
     shown = []
@@ -635,13 +647,8 @@ def logged_in(service: GlobusServer, tmp_path: Path, monkeypatch, capsys, code: 
         return code or globus_server.visit(address)
 
     monkeypatch.setattr("builtins.input", person)
-    settings = service.settings(tmp_path)
-    Path(str(settings.token_file)).unlink()
-    words = ", ".join(
-        f"{key}: {json.dumps(getattr(settings, key))}"
-        for key in ("kind", "root", "collection_id", "local_collection_id", "client_id", "token_file")
-    )
-    world = mirror_world.world(tmp_path / "world", [f"mirror.store={{{words}}}"])
+    world = world_of(service, tmp_path)
+    Path(str(service.settings(tmp_path).token_file)).unlink()
     exit_code, job = mirror_world.run(world, "mirror_login", login.login)
     records = json.dumps(mirror_world.records(world, "mirror_login"))
     return exit_code, "".join([*shown, capsys.readouterr().out, *mirror_world.SAID, records, *job.problems])
@@ -691,3 +698,31 @@ def test_without_a_terminal_the_login_says_so(service, tmp_path, monkeypatch, ca
 def test_a_store_of_another_kind_has_no_login(tmp_path):
     code, job = mirror_world.run(mirror_world.world(tmp_path), "mirror_login", login.login)
     assert code == Exit.CONFIG and "nothing to log in to" in job.problems[0]
+
+
+# Publishing
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_publishing_killed_at_a_call_loses_nothing(moment, service, tmp_path, monkeypatch):
+    """M1, M2, M7, M14: the service, and the process that publishes through it, end at any call; what is left is all there.
+
+    Every KILL_EVERYth call, the two moments apart; with GLOBUS_KILL_EVERY=1 every one.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a kill loses nothing that was written
+    monkeypatch.setattr(dmap, "LBZIP2", "none")
+    scene = test_publish.Scene(tmp_path / "world")
+    settings, here = scene.loaded.mirror()
+    service.collections[MIRROR] = here.path(settings.store.root)
+    over_globus = world_of(service, tmp_path)
+    numbers = range(1 if moment == "before" else 1 + KILL_EVERY // 2, 10_000, KILL_EVERY)
+    for number in numbers:
+        scene.set()
+        was_killed = globus_server.killed(lambda: test_publish.published(over_globus), service, number, moment)
+        assert was_killed or number > 50
+        scene.assert_nothing_lost()
+        test_publish.published(over_globus)
+        scene.assert_ended()
+        assert all(task.status not in globus_tasks.RUNNING for task in service.tasks)
+        if not was_killed:
+            break
