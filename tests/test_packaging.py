@@ -117,15 +117,20 @@ def test_the_installed_program_uses_the_configuration_that_came_with_it(wheel, t
 def test_every_package_that_is_imported_is_declared():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    declared = {
-        re.match(r"[A-Za-z0-9-]+", wanted)[0].lower() for wanted in [*project["dependencies"], *extras["site"], *extras["campus"]]
-    }
+    wanted = [*project["dependencies"], *extras["site"], *extras["campus"], *extras["mirror"]]
+    declared = {re.match(r"[A-Za-z0-9-]+", each)[0].lower() for each in wanted}
     declared.add("darn-dmap")  # pydarnio's own reader and writer
     distributions = metadata.packages_distributions()
     for path in (REPOSITORY / "dataflow").rglob("*.py"):
         for module in imported(path) - sys.stdlib_module_names - {"dataflow"}:
             names = {name.lower().replace("_", "-") for name in distributions.get(module, [module])}
             assert names & declared, f"{path} imports {module}, which pyproject.toml does not declare"
+
+
+def test_every_host_has_the_packages_that_it_is_installed_with():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert 'extra="[${host%%-*}]"' in (REPOSITORY / "tools/install").read_text()
+    assert {host.partition("-")[0] for host in ("site-linux", "campus", "mirror")} <= extras.keys()
 
 
 def imported(path: Path) -> set[str]:
@@ -191,7 +196,18 @@ def test_installing_without_root_ends_with_the_command_to_type(open_copy, what, 
     assert f"sudo make {target} HOST=campus RADAR=sas" in answer.stderr
 
 
-@pytest.mark.parametrize(("host", "radar"), [("", ""), ("mars", "sas"), ("campus", ""), ("campus", "SAS"), ("campus", "sas; ls")])
+@pytest.mark.parametrize(("what", "target"), [("program", "install"), ("units", "units")])
+def test_installing_the_mirror_asks_for_no_radar(open_copy, what, target):
+    answer = as_nobody(open_copy, "tools/install", what, "mirror", "")
+    assert answer.returncode == 2
+    assert f"Type this: sudo make {target} HOST=mirror\n" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "radar"),
+    [("", ""), ("mars", "sas"), ("campus", ""), ("campus", "SAS"), ("campus", "sas; ls"), ("scrub-campus", "sas"),
+     ("mirror-publish", "sas"), ("mirror-", "")],
+)  # fmt: skip
 def test_installing_for_no_host_or_radar_is_refused(open_copy, host, radar):
     answer = as_nobody(open_copy, "tools/install", "units", host, radar)
     assert (answer.returncode, answer.stdout) == (2, "")

@@ -21,6 +21,12 @@ REPOSITORY = Path(__file__).parents[1]
 FLOW = config.load(REPOSITORY / "config.yaml").flow
 HOSTS = tuple(FLOW.hosts)
 KEEPERS = tuple(host for host in HOSTS if FLOW.hosts[host].kept)
+MIRROR = {
+    "publish@": "main", "sync@": "bas", "sync-weekly@": "bas", "sync-all@": "bas", "compare@": "bas", "pull@": "mcm",
+    "backfill": "", "verify": "",
+}  # fmt: skip
+"""The jobs of the mirror that timers start, each with an instance that there may be."""
+RARE = ("sync-weekly@", "sync-all@")
 INSTALLED = "/opt/dataflow/share/dataflow"
 PROGRAM = "/opt/dataflow/bin/dataflow"
 
@@ -29,17 +35,26 @@ PROGRAM = "/opt/dataflow/bin/dataflow"
 def units(tmp_path):
     """The folder that `make units` fills for a machine that plays every host, with ExecStart pointing into this tree."""
     for host in HOSTS:
-        subprocess.run(["make", "-s", "units", f"HOST={host}", "RADAR=sas", f"DESTDIR={tmp_path}"], cwd=REPOSITORY, check=True)
+        make_units(tmp_path, f"HOST={host}", "RADAR=sas")
+    make_units(tmp_path, "HOST=mirror")
     folder = tmp_path / "etc/systemd/system"
     for path in folder.glob("*.service"):
         path.write_text(path.read_text().replace(INSTALLED, str(REPOSITORY)).replace(PROGRAM, "/bin/true"))
     return folder
 
 
+def make_units(destination: Path, *variables: str) -> set[str]:
+    """Run `make units`; the names of what it has put below a folder."""
+    subprocess.run(["make", "-s", "units", f"DESTDIR={destination}", *variables], cwd=REPOSITORY, check=True)
+    folder = destination / "etc/systemd/system"
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def settings(host: str) -> dict[str, str]:
-    """What the unit of a host says, with what every dataflow unit says."""
+    """What the unit of a host, or of a job of the mirror, says, with what every dataflow unit says."""
+    name = f"dataflow-{host}.service" if host.startswith("mirror-") else f"dataflow-{host}@.service"
     texts = [
-        (REPOSITORY / f"services/dataflow-{host}@.service").read_text(),
+        (REPOSITORY / "services" / name).read_text(),
         (REPOSITORY / "services/dataflow-.service.d/confinement.conf").read_text(),
     ]
     return dict(re.findall(r"^([A-Z]\w+)=(.*)$", "\n".join(texts), re.MULTILINE))
@@ -51,19 +66,47 @@ def verify(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_host_has_a_unit_and_a_daemon():
-    services = {f"dataflow-{host}@.service" for host in HOSTS} | {f"dataflow-scrub-{host}@.service" for host in KEEPERS}
+    timed = {f"dataflow-scrub-{host}@" for host in KEEPERS} | {f"dataflow-mirror-{job}" for job in MIRROR}
+    services = {f"dataflow-{host}@.service" for host in HOSTS} | {f"{name}.service" for name in timed}
     assert {path.name for path in REPOSITORY.glob("services/*.service")} == services
-    timers = {f"dataflow-scrub-{host}@.timer" for host in KEEPERS}
+    timers = {f"{name}.timer" for name in timed}
     assert {path.name for path in REPOSITORY.glob("services/*.timer")} == timers
     assert {path.name for path in REPOSITORY.glob("daemons/*")} == {f"{host}.daemon" for host in HOSTS}
 
 
 def test_make_units_installs_what_one_host_needs(tmp_path):
-    subprocess.run(["make", "-s", "units", "HOST=campus", "RADAR=sas", f"DESTDIR={tmp_path}"], cwd=REPOSITORY, check=True)
-    installed = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    names = ("dataflow-campus@.service", "dataflow.slice", "dataflow-.service.d/confinement.conf")
-    scrub = ("dataflow-scrub-campus@.service", "dataflow-scrub-campus@.timer")
-    assert installed == {f"etc/systemd/system/{name}" for name in (*names, *scrub)}
+    names = {"dataflow-campus@.service", "dataflow.slice", "dataflow-.service.d/confinement.conf"}
+    scrub = {"dataflow-scrub-campus@.service", "dataflow-scrub-campus@.timer"}
+    assert make_units(tmp_path, "HOST=campus", "RADAR=sas") == names | scrub
+
+
+def test_make_units_installs_what_the_mirror_needs_and_asks_for_no_radar(tmp_path):
+    jobs = {f"dataflow-mirror-{job}.{ending}" for job in MIRROR for ending in ("service", "timer")}
+    assert make_units(tmp_path, "HOST=mirror") == jobs | {"dataflow.slice", "dataflow-.service.d/confinement.conf"}
+
+
+@pytest.mark.parametrize("job", MIRROR)
+def test_a_job_of_the_mirror_is_a_command_that_there_is_run_as_the_user_of_the_mirror(job):
+    """M30, M27: a failing job looked healthy, and jobs that cron started piled up behind one that hung."""
+    unit = settings(f"mirror-{job}")
+    assert unit["User"] == FLOW.mirror.user and unit["Type"] == "oneshot"
+    assert f"/var/lib/{unit['StateDirectory']}" == FLOW.mirror.state
+    assert f"/var/log/{unit['LogsDirectory']}" == FLOW.mirror.logs
+    program, *words = unit["ExecStart"].replace("%i", MIRROR[job]).split()
+    assert program == PROGRAM and cli._parsed(words).command is cli.mirror
+    assert ("%i" in unit["ExecStart"]) == job.endswith("@")
+    assert (unit["SuccessExitStatus"], unit.get("Restart")) == (("1", "on-failure") if job in RARE else ("1 75", None))
+    assert int(unit["TimeoutStopSec"]) > FLOW.daemon.stop_timeout_s
+
+
+@pytest.mark.parametrize("job", MIRROR)
+def test_a_timer_of_the_mirror_says_what_it_starts_and_when_in_utc(job):
+    text = (REPOSITORY / f"services/dataflow-mirror-{job}.timer").read_text()
+    first, timer = text.splitlines()[0], dict(re.findall(r"^([A-Z]\w+)=(.*)$", text, re.MULTILINE))
+    assert first.startswith(f"# Starts dataflow-mirror-{job}") and f"systemctl enable --now dataflow-mirror-{job}" in first
+    assert "Unit" not in timer, "the service of the same name"
+    assert timer["OnCalendar"].endswith(" UTC") and timer["Persistent"] == "true" and timer["RandomizedDelaySec"]
+    subprocess.run(["systemd-analyze", "calendar", timer["OnCalendar"]], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("host", KEEPERS)
@@ -81,7 +124,9 @@ def test_systemd_finds_nothing_wrong(units):
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("name", ["dataflow-borealis@.service", "dataflow-.service.d/confinement.conf"])
+@pytest.mark.parametrize(
+    "name", ["dataflow-borealis@.service", "dataflow-mirror-verify.service", "dataflow-.service.d/confinement.conf"]
+)
 def test_systemd_would_find_a_wrong_key(units, name):
     path = units / name
     path.write_text(path.read_text().replace("[Service]", "[Service]\nNonsense=yes"))
@@ -89,9 +134,11 @@ def test_systemd_would_find_a_wrong_key(units, name):
     assert "Nonsense" in verify(units).stderr
 
 
-@pytest.mark.parametrize("host", [*HOSTS, *(f"scrub-{host}" for host in KEEPERS)])
-def test_what_a_service_could_do_to_the_system_is_little(units, host):
-    argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units / f"dataflow-{host}@.service"]
+@pytest.mark.parametrize(
+    "name", [*(f"{host}@" for host in HOSTS), *(f"scrub-{host}@" for host in KEEPERS), *(f"mirror-{job}" for job in MIRROR)]
+)
+def test_what_a_service_could_do_to_the_system_is_little(units, name):
+    argv = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units / f"dataflow-{name}.service"]
     answer = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stdout
 
@@ -122,10 +169,14 @@ def test_a_unit_agrees_with_the_configuration(host):
     assert int(unit["WatchdogSec"].removesuffix("min")) * 60 > 4 * watch.WAKE_S
 
 
-@pytest.mark.parametrize("host", HOSTS)
-def test_nothing_is_set_that_would_stop_the_chain(host):
+@pytest.mark.parametrize("host", [*HOSTS, *(f"mirror-{job}" for job in MIRROR)])
+def test_nothing_is_set_that_would_keep_the_data_from_it(host):
     forbidden = {"RequiresMountsFor", "PrivateTmp", "RestrictSUIDSGID", "ProtectHome", "ReadWritePaths"}
     assert not forbidden & set(settings(host))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_nothing_is_set_that_would_stop_the_chain(host):
     assert settings(host)["OOMPolicy"] == "continue"
     check_that_stops_nothing = f"-{PROGRAM} check {host} --radar %i"
     assert settings(host)["ExecStartPre"] == check_that_stops_nothing
