@@ -36,8 +36,8 @@ LEFTOVER = "leftover"
 
 MENDED_BY = {
     GONE: "`dataflow backfill --radar R --from DAY --to DAY` brings it again; if it is to stay away, `dataflow mirror delete`",
-    UNLISTED: "`dataflow mirror publish`, with the file in a holding, checks and lists it; or `dataflow mirror delete`",
-    NO_LIST: "`dataflow mirror publish`, with the files in a holding, checks and lists them; or `dataflow mirror delete`",
+    UNLISTED: "`dataflow mirror publish` checks and lists it with the next file of that month; or `dataflow mirror delete`",
+    NO_LIST: "`dataflow mirror publish` checks and lists them with the next file of that month; or `dataflow mirror delete`",
     EMPTY: "`dataflow mirror delete` takes it away, and keeps it from coming back",
     DIFFERENT: "`dataflow mirror delete` takes it away; for another one take its name from the blocklist, then backfill",
     UNREADABLE: "look after the rights and the disk of the mirror, then `dataflow mirror verify --month YYYYMM --hashes`",
