@@ -52,7 +52,7 @@ PAGE = 2
 class Fate:
     """What becomes of a task: its files beyond the first ``moves`` are not moved; those that end with ``skips`` are skipped,
     with ``code``; of those that end with ``halves`` only half arrives, and nobody notices. With ``looks`` it is active until it
-    was looked at so often. ``is_stubborn``: it does not let itself be cancelled."""
+    was looked at so often, and has moved ``speed`` bytes more each time. ``is_stubborn``: it does not let itself be cancelled."""
 
     status: str = "SUCCEEDED"
     moves: int = 1_000_000
@@ -60,6 +60,7 @@ class Fate:
     code: str = "PERMISSION_DENIED"
     halves: str = "\0"
     looks: int = 0
+    speed: int = 0
     is_stubborn: bool = False
 
 
@@ -74,12 +75,14 @@ class Task:
     moved: list[dict[str, str]] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
     refused: str = "DISK_FULL"
+    bytes: int = 0
 
     def told(self) -> dict[str, Any]:
         error = {"code": "CANCELED", "description": "the task was canceled or a file failed"} if self.status == "FAILED" else None
         return {
             "DATA_TYPE": "task", "task_id": self.task_id, "status": self.status, "label": self.document["label"],
             "type": self.document["DATA_TYPE"].upper(), "fatal_error": error, "nice_status_short_description": None,
+            "bytes_transferred": self.bytes,
         }  # fmt: skip
 
 
@@ -207,6 +210,7 @@ class GlobusServer:
     def look(self, task: Task) -> dict[str, Any]:
         if task.fate.looks:
             task.fate.looks -= 1
+            task.bytes += task.fate.speed
             if not task.fate.looks:
                 self.carry_out(task)
         return task.told()

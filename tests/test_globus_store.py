@@ -38,12 +38,26 @@ API = "https://transfer.api.globus.org/v0.10"
 CANNED = get_response_set("transfer.operation_stat").metadata["endpoint_id"]
 
 
+class Clock:
+    """A time in which who sleeps is there at once."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.time_ns = time.time_ns
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, pause_s: float) -> None:
+        self.now_s += pause_s
+
+
 @pytest.fixture
 def service(tmp_path, monkeypatch) -> Iterator[GlobusServer]:
-    """A service whose collection is ``tmp_path/mirror``; nobody waits long for anything."""
+    """A service whose collection is ``tmp_path/mirror``; nobody really waits for its tasks."""
     monkeypatch.setattr(globus, "RETRIES", 1)
     monkeypatch.setattr(globus, "LONGEST_RETRY_PAUSE_S", 0.001)
-    monkeypatch.setattr(globus_tasks, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(globus_tasks, "time", Clock())
     (tmp_path / "mirror").mkdir()
     (tmp_path / "work").mkdir()
     with globus_server.running(tmp_path / "mirror") as state:
@@ -57,7 +71,7 @@ def store(service, tmp_path) -> Iterator[GlobusStore]:
 
 
 @contextlib.contextmanager
-def opened(service: GlobusServer, tmp_path: Path, time_limit_s: float = 30.0) -> Iterator[GlobusStore]:
+def opened(service: GlobusServer, tmp_path: Path, time_limit_s: float = 100_000.0) -> Iterator[GlobusStore]:
     made = GlobusStore(service.settings(tmp_path, time_limit_s=time_limit_s), tmp_path / "work")
     try:
         yield made
@@ -236,7 +250,7 @@ def test_each_end_of_a_task_has_its_name(service, tmp_path):
     found = {}
     for status in ("SUCCEEDED", "FAILED", "INACTIVE", "ACTIVE"):
         service.fates = [Fate(status, moves=1)]
-        with opened(service, tmp_path, time_limit_s=0.05) as store:
+        with opened(service, tmp_path) as store:
             document = globus_sdk.TransferData(LOCAL, MIRROR, skip_source_errors=True)
             document.add_item(str(local(tmp_path, "x")), "/x")
             with store._tasks.upload(document, status) as ended:
@@ -252,7 +266,7 @@ def test_each_end_of_a_task_has_its_name(service, tmp_path):
 def test_a_task_that_does_not_succeed_has_moved_some_files_all_the_same(way, status, service, tmp_path):
     """M15: it is given up within its limit, cancelled, and each file is accounted for."""
     names = [f"f{number}" for number in range(7)]
-    with opened(service, tmp_path, time_limit_s=0.05) as store:
+    with opened(service, tmp_path) as store:
         for name in names:
             put(tmp_path, f"raw/{name}") if way == "fetch" else local(tmp_path, name)
         (tmp_path / "mirror" / "raw").mkdir(exist_ok=True)
@@ -265,9 +279,20 @@ def test_a_task_that_does_not_succeed_has_moved_some_files_all_the_same(way, sta
 
 
 def test_a_task_that_takes_its_time_is_waited_for(service, store, tmp_path):
-    service.fates = [Fate(looks=6)]
+    """It gets on, and so is given the time; with pauses of 15 s it takes more than STALL_LIMIT_S."""
+    service.fates = [Fate(looks=100, speed=1)]
     assert store.store({"x": local(tmp_path, "x")}) == {}
     assert (tmp_path / "mirror" / "x").read_bytes() == b"content"
+    assert globus_tasks.time.now_s > globus_tasks.STALL_LIMIT_S
+
+
+@pytest.mark.parametrize(("speed", "limit_s", "taken_s"), [(0, 100_000, 900), (1, 2_000, 2_000), (0, 60, 60)])
+def test_a_task_that_does_not_get_on_or_takes_too_long_is_given_up(speed, limit_s, taken_s, service, tmp_path):
+    """M15: waiting was without bound, while all other holding directories waited for the lock."""
+    service.fates = [Fate(looks=100_000, speed=speed)]
+    with opened(service, tmp_path, time_limit_s=limit_s) as store:
+        assert "timed out and was cancelled" in str(store.store({"x": local(tmp_path, "x")})["x"])
+    assert taken_s - 16 <= globus_tasks.time.now_s <= taken_s and service.tasks[0].status == "FAILED"
 
 
 def test_the_deadline_of_a_task_is_in_universal_time(service, tmp_path, monkeypatch):
@@ -284,11 +309,10 @@ def test_the_deadline_of_a_task_is_in_universal_time(service, tmp_path, monkeypa
     assert timedelta(minutes=55) < deadline - datetime.now(UTC) < timedelta(minutes=65)
 
 
-def test_a_task_that_cannot_be_cancelled_stays_ours(service, tmp_path, monkeypatch):
+def test_a_task_that_cannot_be_cancelled_stays_ours(service, tmp_path):
     """M15: nothing is done beside a task that still works, now or in the next run; when it has ended, all goes on."""
-    monkeypatch.setattr(globus_tasks, "CANCEL_LIMIT_S", 0.01)
     service.fates = [Fate("ACTIVE", moves=0, is_stubborn=True)]
-    with opened(service, tmp_path, time_limit_s=0.01) as store:
+    with opened(service, tmp_path) as store:
         assert "does not end" in str(store.store({"x": local(tmp_path, "x")})["x"])
         assert "does not end" in str(store.store({"y": local(tmp_path, "y")})["y"])
     assert len(notes(tmp_path)) == len(service.tasks) == 1
@@ -460,7 +484,7 @@ def store_content(tmp_path: Path) -> dict[str, bytes]:
 
 def left_behind(service: GlobusServer, tmp_path: Path, verb: str, number: int, **fate: object) -> globus_server.Task:
     """A task that a process started before it was killed, at its N-th call, and that still works."""
-    service.fates = [Fate(looks=1000, **fate)]
+    service.fates = [Fate(looks=100_000, **fate)]
 
     def work() -> None:
         store = GlobusStore(service.settings(tmp_path), tmp_path / "work")

@@ -130,15 +130,13 @@ class GlobusStore:
             with asking(f"rename {_shown(old)} to {_shown(new)}"):
                 self._client.operation_rename(self._collection, self._path(old), self._path(new))
         except TryLater as error:
-            is_old_there = self._stat(old) is not None
-            if not is_old_there and self._stat(new) is not None:
-                return
-            if is_old_there and isinstance(error, Absent):
-                raise TryLater(f"{error}; is there no folder for {_shown(new)}?") from error
-            if not is_old_there:
+            if self._stat(old) is not None:
+                if isinstance(error, Absent):
+                    raise TryLater(f"{error}; is there no folder for {_shown(new)}?") from error
+                raise
+            if self._stat(new) is None:
                 self._require_absent(old)
                 raise Absent(f"there is no {_shown(old)}") from error
-            raise
 
     def remove(self, path: str) -> None:
         """See ``Store.remove``."""
@@ -294,7 +292,7 @@ def _content(going: Going) -> str:
 def _unequal(here: Sizes, there: Sizes) -> dict[str, DataflowError]:
     """The files whose sizes differ between here and there, of those that both know of."""
     failures: dict[str, DataflowError] = {}
-    for path in here.keys() & there.keys():
+    for path in (path for path in here if path in there):
         wrong = next((size for size in (here[path], there[path]) if isinstance(size, DataflowError)), None)
         if wrong is not None:
             failures[path] = wrong

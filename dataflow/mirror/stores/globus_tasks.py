@@ -38,6 +38,10 @@ SILENT = {"notify_on_succeeded": False, "notify_on_failed": False, "notify_on_in
 """No mails from the service: what a task came to is in our records, and in our alerts."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 15.0
 CANCEL_LIMIT_S = 60.0
+STALL_LIMIT_S = 900.0
+"""A task of a collection that is not connected stays active until its deadline, and does nothing."""
+PROGRESS = ("bytes_transferred", "bytes_checksummed", "files_transferred", "files_skipped", "subtasks_succeeded")
+"""What of a task changes while it gets on."""
 
 
 class Result(Enum):
@@ -157,13 +161,17 @@ class Tasks:
                 raise
 
     def _wait(self, task_id: str, limit_s: float) -> dict[str, Any]:
-        """A task as it is when it is no longer active, or when the time is over."""
-        end_s, pause_s = time.monotonic() + limit_s, FIRST_PAUSE_S
+        """A task as it is when it is no longer active, or when its time is over, or it has not got on for too long."""
+        end_s, pause_s, progress, moved_s = time.monotonic() + limit_s, FIRST_PAUSE_S, None, 0.0
         with asking(f"look at task {task_id}"):
-            while (task := self._client.get_task(task_id))["status"] == "ACTIVE" and time.monotonic() + pause_s < end_s:
+            while (task := self._client.get_task(task_id).data)["status"] == "ACTIVE":
+                if (now := [task.get(key) for key in PROGRESS]) != progress:
+                    progress, moved_s = now, time.monotonic()
+                if time.monotonic() + pause_s > min(end_s, moved_s + STALL_LIMIT_S):
+                    break
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
-        return dict(task.data)
+        return dict(task)
 
     def _why(self, task: dict[str, Any]) -> tuple[str, str]:
         """What went wrong last, as a code and for a person: the events of a task say it, newest first, or its own state does."""
