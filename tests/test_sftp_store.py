@@ -106,6 +106,53 @@ def test_what_is_no_hash_of_a_file_that_was_asked_for_is_none(tmp_path, xargs):
         assert server.sessions("command") == 1
 
 
+def test_what_reads_back_as_something_else_than_was_sent_is_no_success(tmp_path):
+    """A disk there that damages what it is given: `sha1sum` there says so, and nothing gets the final name."""
+    root, programs, local = tmp_path / "root", tmp_path / "programs", tmp_path / "local"
+    root.mkdir()
+    programs.mkdir()
+    local.write_bytes(b"new")
+    (programs / "env").symlink_to("/usr/bin/env")
+    (programs / "xargs").write_text(f"#!/bin/sh\nprintf '%040d  %s\\0' 7 {root}/.list.part\n")
+    (programs / "xargs").chmod(0o755)
+    with sftp_server.running(root, SetEnv=f"PATH={programs}") as server, opened(server.settings()) as store:
+        put(server, {"list": b"old"})
+        failures = store.store({"list": local, "other": local})
+        assert set(failures) == {"list"} and "reads back" in str(failures["list"])
+        assert there(server) == {"list": b"old", "other": b"new"}
+
+
+def test_keys_are_changed_in_the_middle_of_files(tmp_path):
+    """A long session changes its keys now and then, and here after every MB, while many requests are on their way."""
+    root = tmp_path / "root"
+    root.mkdir()
+    with sftp_server.running(root, RekeyLimit="1M") as server, opened(server.settings()) as store:
+        put(server, {"big": BIG, **SMALL})
+        files = wanted(tmp_path / "local", there(server))
+        assert store.fetch(files) == {} and files["big"].read_bytes() == BIG
+        assert store.store({"back": files["big"], "small": files["100"]}) == {}
+        assert there(server)["back"] == BIG
+
+
+def test_a_file_that_ends_before_its_size_is_no_success(server, tmp_path):
+    """As one that is cut shorter while it is fetched; a file of the kernel says that it has 4096 bytes, whatever it has."""
+    with opened(server.settings(root="/sys")) as store:
+        failures = store.fetch({"kernel/mm/transparent_hugepage/enabled": tmp_path / "part"})
+    assert "shorter" in str(failures["kernel/mm/transparent_hugepage/enabled"])
+
+
+def test_close_ends_its_connection_and_its_threads(server):
+    before = set(threading.enumerate())
+    with opened(server.settings()) as store:
+        made = set(threading.enumerate()) - before
+    for thread in made:
+        thread.join(10)
+    assert made and not any(thread.is_alive() for thread in made)
+    store.close()
+    with pytest.raises(HostDown):
+        store.names("")
+
+
 # -- who it talks to
 
 
@@ -134,7 +181,7 @@ def test_a_host_with_another_key_than_the_known_one_is_not_talked_to(server):
     assert server.connections() == before and (server.secrets / "other").read_text() == other
 
 
-def test_only_the_key_file_is_used_and_what_is_wrong_with_it_is_said(server, tmp_path, monkeypatch):
+def test_only_the_key_file_is_used_and_what_is_wrong_with_it_is_said(server, tmp_path, monkeypatch, request):
     made = {"none": None, "locked": "secret words", "stranger": ""}
     for name, words in made.items():
         if words is not None:
@@ -143,6 +190,11 @@ def test_only_the_key_file_is_used_and_what_is_wrong_with_it_is_said(server, tmp
     (tmp_path / ".ssh").mkdir()
     shutil.copy(server.secrets / "key", tmp_path / ".ssh/id_ed25519")
     monkeypatch.setenv("HOME", str(tmp_path))
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", tmp_path / "agent"], stdout=subprocess.DEVNULL)
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
+    request.addfinalizer(agent.kill)
+    while subprocess.run(["ssh-add", "-q", server.secrets / "key"], stderr=subprocess.DEVNULL).returncode:
+        assert agent.poll() is None
     reasons = {"none": "cannot be read", "locked": "pass phrase", "garbage": "cannot be used", "stranger": "authorized_keys"}
     for name, reason in reasons.items():
         with pytest.raises(BadConfig, match=reason) as told:
