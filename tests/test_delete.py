@@ -330,6 +330,14 @@ def test_another_file_in_the_place_of_a_deleted_one_is_not_touched(config, monke
     assert any("Both stay as they are" in said for said in SAID)
 
 
+def test_a_file_whose_place_is_taken_stays(config):
+    aside(config, BAD).parent.mkdir(parents=True)
+    aside(config, BAD).write_bytes(b"somebody's")
+    assert run(config, BAD) == Exit.LEFT_OVER
+    assert (on_mirror(config, BAD).read_bytes(), aside(config, BAD).read_bytes()) == (CONTENTS[BAD], b"somebody's")
+    assert BAD in listed(config, "202008")
+
+
 @pytest.mark.parametrize(
     ("call", "ending"), [("names", "raw/2020/08"), ("fetch", "202008.hashes"), ("fetch", "master.hashes"), ("names", "blocklist")]
 )
