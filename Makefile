@@ -12,7 +12,7 @@
 #   make install HOST=... RADAR=...       as root: the program for one host into /opt/dataflow, its configuration and its unit
 #   make units   HOST=... RADAR=...       as root: only the systemd unit of that host, below DESTDIR
 #
-# HOST is borealis, site-linux or campus; RADAR the three letters of a radar of config.yaml.
+# HOST is borealis, site-linux, campus or mirror; RADAR the three letters of a radar of config.yaml (the mirror works for all of them).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
