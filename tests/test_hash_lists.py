@@ -35,9 +35,14 @@ def names_of(months):
 
 
 month_lists = st.dictionaries(names_of(st.just(MONTH)), sha1s, max_size=20)
+near_misses = st.builds(
+    lambda place, piece, size: GOOD[:place] + piece + GOOD[place + size :],
+    st.integers(0, len(GOOD)), st.binary(max_size=2) | st.sampled_from([b" ", b"0", b"a"]), st.integers(0, 2),
+)  # fmt: skip
 anything = st.lists(
     st.one_of(
         st.binary(max_size=90),
+        near_misses.filter(lambda line: b"\n" not in line),
         st.sampled_from([GOOD, GOOD + b"\r", f"{SECOND}  {NAME}".encode(), f"{SHA1}  {OTHER}".encode(), b"", GOOD + GOOD]),
     ),
     max_size=12,
@@ -109,6 +114,11 @@ def test_a_name_is_of_a_month_exactly_when_the_grammar_says_so(month):
         (GOOD[1:], "does not begin with 40 lower-case hexadecimal digits"),
         (b"a" + GOOD, "does not begin with 40 lower-case hexadecimal digits"),
         (b" " + GOOD, "does not begin with 40 lower-case hexadecimal digits"),
+        (b" " + GOOD[1:], "does not begin with 40 lower-case hexadecimal digits"),
+        (GOOD[:39] + b" " + GOOD[40:], "does not begin with 40 lower-case hexadecimal digits"),
+        (GOOD[:20] + b"\x85" + GOOD[21:], "a byte that is not ASCII"),
+        (GOOD[:20] + b"\r" + GOOD[21:], "does not begin with 40 lower-case hexadecimal digits"),
+        (GOOD[:20] + b"g" + GOOD[21:], "does not begin with 40 lower-case hexadecimal digits"),
         (GOOD.replace(b"  ", b" "), "not two spaces after the hash"),
         (GOOD.replace(b"  ", b" *"), "not two spaces after the hash"),
         (GOOD.replace(b"  ", b"   "), "not two spaces after the hash"),
@@ -123,7 +133,8 @@ def test_a_name_is_of_a_month_exactly_when_the_grammar_says_so(month):
 )  # fmt: skip
 def test_a_line_that_is_not_of_the_format_is_refused_alone_and_kept(line, reason):
     """M26: what a partner's list says was not validated, and went into a batch of commands as it stood."""
-    found = hash_lists.parse_month(b"\n".join([f"{SECOND}  {OTHER}".encode(), line, b""]), MONTH)
+    data = b"\n".join([f"{SECOND}  {OTHER}".encode(), line, b""])
+    found = hash_lists.parse_month(data, MONTH)
     assert found.hashes == {OTHER: SECOND} and found.kept == (line,)
     (refusal,) = found.refused
     assert (refusal.line, refusal.reason) == (2, reason)

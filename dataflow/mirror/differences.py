@@ -73,7 +73,8 @@ def read_both(month: str, here: bytes | None, there: bytes | None) -> tuple[int,
     ours, theirs = (HashList({}) if data is None else hash_lists.parse_month(data, month) for data in (here, there))
     unlike = {name: sha1 for name, sha1 in ours.hashes.items() if theirs.hashes.get(name) != sha1}
     agreed = len(ours.hashes) - len(unlike)
-    left = {name: sha1 for name, sha1 in theirs.hashes.items() if ours.hashes.get(name) != sha1}
+    others = theirs.hashes.keys() - ours.hashes.keys() | (unlike.keys() & theirs.hashes.keys())
+    left = {name: theirs.hashes[name] for name in others}
     return agreed, replace(ours, hashes=unlike, kept=()), replace(theirs, hashes=left, kept=())
 
 

@@ -30,12 +30,9 @@ SHOWN_CHARACTERS = 120
 Line = bytes | memoryview
 """A refused line without its LF; one beyond ``LINE_BYTES_MAX`` is a view of the list, never a copy."""
 
-_SHA1 = r"([0-9a-f]{40})"
+_DIGITS = b"0123456789abcdef"
 _TIME_OF_DAY = r"(?:[01]\d|2[0-3])[0-5]\d\.[0-5]\d"
 _AFTER_TIME = r"\.[a-z]{3}(?:\.[a-z])?\.rawacf\.bz2"
-_LINE_BYTES = range(74, 77)
-"""How long a line of a month can be, LF included: a name with a channel has 33 characters, one without 31."""
-_BESIDE_NAME_BYTES = 43
 
 _MASTER_LINE = re.compile(rb"([0-9a-f]{40})  (\./[a-z]{1,20}/(?:(\d{4})/(\d\d)/(?=\3\4))?\d{4}(?:0[1-9]|1[0-2])\.hashes)")
 _FAILED_LINE = re.compile(rb"([0-9a-f]{40})  ([0-9a-z.]{31,33}) \| ([^\r\0]*[^\r\0\s])")
@@ -144,27 +141,31 @@ def parse_blocklist(data: bytes) -> frozenset[str]:
 def _read_at_once(data: bytes, month: str) -> dict[str, str] | None:
     """The hashes of a list in which every line is good and no name comes twice; None of any other list.
 
-    A list has thousands of lines and nearly always nothing to refuse. Lines that were found and together are as long as the
-    list are all of it.
+    A list has thousands of lines and nearly always nothing to refuse. In one that matches, a line is 40 characters, two spaces
+    and a name of the month. If there are two words to a line, no space is inside the 40; and if all first words together are
+    40 digits to a line and nothing else, each of them is a hash.
     """
-    count = data.count(b"\n")
-    if not _LINE_BYTES.start * count <= len(data) < _LINE_BYTES.stop * count:
+    whole, _, _ = _patterns(month)
+    if whole.fullmatch(data) is None:
         return None
-    pattern, _, _ = _patterns(month)
-    hashes = {name: sha1 for sha1, name in pattern.findall(data.decode("latin-1"))}
-    if len(hashes) == count and sum(map(len, hashes)) + _BESIDE_NAME_BYTES * count == len(data):
-        return hashes
-    return None
+    words, count = data.decode("latin-1").split(), data.count(b"\n")
+    sha1s = words[::2]
+    digits = "".join(sha1s).encode()
+    if len(words) != 2 * count or len(digits) != 40 * count or digits.translate(None, _DIGITS):
+        return None
+    hashes = dict(zip(words[1::2], sha1s, strict=True))
+    return hashes if len(hashes) == count else None
 
 
 @lru_cache(maxsize=16)
-def _patterns(month: str) -> tuple[re.Pattern[str], re.Pattern[bytes], re.Pattern[bytes]]:
-    """What matches all lines of a text, one line of a list, and a name anywhere: of days that the month has."""
+def _patterns(month: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
+    """What matches a list of which every line has the right form, one good line, and a name: of days that the month has."""
     days = calendar.monthrange(int(month[:4]), int(month[4:]))[1]
     day = rf"(?:0[1-9]|[12]\d|3[0-{days - 30}])" if days >= 30 else rf"(?:0[1-9]|1\d|2[0-{days - 20}])"
     name = rf"{month}{day}\.{_TIME_OF_DAY}{_AFTER_TIME}"
-    in_text = re.compile(rf"^{_SHA1}  ({name})\n", re.ASCII | re.MULTILINE)
-    return in_text, re.compile(rf"{_SHA1}  ({name})".encode()), re.compile(name.encode())
+    patterns = (rf"(?:.{{40}}  {name}\n)*+", rf"([0-9a-f]{{40}})  ({name})", name)
+    whole, line, bare = (re.compile(pattern.encode()) for pattern in patterns)
+    return whole, line, bare
 
 
 def _read_lines(
