@@ -87,7 +87,7 @@ def test_what_only_the_partner_lists_is_fetched_and_the_rest_is_not(config):
     record = records(config, JOB, "file")[0]
     assert (record["action"], record["outcome"], record["sha1"]) == ("synced", "done", sha1(CONTENTS[record["file"]]))
     assert record["source"] == f"bas:raw/2026/11/{record['file']}"
-    assert (compared(config)["agreed"], compared(config)["month"], compared(config)["source"]) == (3, MONTH, "bas")
+    assert (compared(config)["listed"], compared(config)["month"], compared(config)["source"]) == (8, MONTH, "bas")
     assert alerts(config) == [], "nothing happened that a person has to know"
 
 
@@ -438,7 +438,8 @@ def over_sftp(config):
 def settings_of(server, **others: object) -> str:
     given = {
         "kind": "sftp", "root": server.root, "address": "127.0.0.1", "port": server.port, "user": server.user,
-        "key_file": server.secrets / "key", "known_hosts": server.secrets / "known_hosts", "keep_alive_s": 0.5, "connect_timeout_s": 2.0, **others,
+        "key_file": server.secrets / "key", "known_hosts": server.secrets / "known_hosts",
+        "keep_alive_s": 0.5, "connect_timeout_s": 2.0, **others,
     }  # fmt: skip
     return "mirror.partners.bas.store={" + ", ".join(f"{key}: {value}" for key, value in given.items()) + "}"
 

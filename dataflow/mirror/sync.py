@@ -114,7 +114,7 @@ class _Sync:
         )  # fmt: skip
         counts = Counter(difference.kind.replace(" ", "_") for difference in found.differences)
         job.log.write(
-            "action", action="compared", source=self._partner, month=month, agreed=found.agreed, excluded=found.excluded,
+            "action", action="compared", source=self._partner, month=month, listed=len(theirs.hashes), excluded=found.excluded,
             unclear=len(found.unclear), refused=len(theirs.refused), **counts,
         )  # fmt: skip
         self._tell(month, theirs.refused, [each.name for each in found.differences if each.kind is Kind.DIFFERENT])
