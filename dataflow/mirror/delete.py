@@ -190,8 +190,9 @@ def _carry_out(mirror: _Mirror, transaction: Transaction) -> None:
         mirror.job.problem(f"{transaction.stamp} is not finished: {len(left)} files are left; {GOES_ON}")
         return
     deletions.write(mirror.job, transaction)
-    mirror.job.say(f"{transaction.stamp}: {len(transaction.files)} files {transaction.stage}")
-    if transaction.stage == "deleted":
+    is_undone = transaction.stage == "undone"
+    mirror.job.say(f"{transaction.stamp}: {len(transaction.files)} files {'put back' if is_undone else 'deleted'}")
+    if not is_undone:
         mirror.job.say(f"To put them back: dataflow mirror delete --undo {transaction.stamp} --yes")
 
 
