@@ -330,6 +330,12 @@ def test_another_file_in_the_place_of_a_deleted_one_is_not_touched(config, monke
     assert any("Both stay as they are" in said for said in SAID)
 
 
+def test_a_rename_that_is_refused_is_not_tried_in_another_way(config, monkeypatch):
+    faulty_store.install(monkeypatch, fails("rename", Refused("403"), BAD))
+    assert run(config, BAD) == Exit.LEFT_OVER
+    assert on_mirror(config, BAD).exists() and not aside(config, BAD).exists()
+
+
 def test_a_file_whose_place_is_taken_stays(config):
     aside(config, BAD).parent.mkdir(parents=True)
     aside(config, BAD).write_bytes(b"somebody's")
