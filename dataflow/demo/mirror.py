@@ -78,13 +78,14 @@ def run(folder: Path) -> int:
     north, south = _mirror(folder, "north", "south"), _mirror(folder, "south", "north")
     print(f"Two mirrors, north and south, are below {folder / COMPUTER}; every store is a folder there.")
     story = _write(folder, north, south)
-    _play(north, south, story)
+    codes = _play(north, south, story)
     print("\nEvery file, with the first digits of its SHA-1 where it lies:\n")
     are_right = [_show(north, south, name, story) for name in story.files]
     print("\nWhere to look:")
     for mirror in (north, south):
         _show_places(mirror)
-    return Exit.ACCOUNTED if all(are_right) else Exit.LEFT_OVER
+    is_well = all(are_right) and set(codes) <= {Exit.ACCOUNTED, Exit.LEFT_OVER}
+    return Exit.ACCOUNTED if is_well else Exit.LEFT_OVER
 
 
 def _mirror(folder: Path, name: str, other: str) -> Mirror:
@@ -155,56 +156,53 @@ def _dmap(folder: Path, radar: str, start: datetime, seed: int, target: Path) ->
     return made
 
 
-def _play(north: Mirror, south: Mirror, story: Story) -> None:
-    """What the two do, one command after the other."""
-    months = sorted({layout.month_of(name) for name in story.files})
-    for mirror in (north, south):
-        _publish(mirror, "main")
+def _play(north: Mirror, south: Mirror, story: Story) -> list[Exit]:
+    """What the two do, one command after the other; how each of them ended."""
+    pairs, months = ((north, south), (south, north)), sorted({layout.month_of(name) for name in story.files})
+    codes = [_publish(mirror, "main") for mirror in (north, south)]
     print(f"\nnorth blocks {story.blocked.text}: it must not come from anywhere.")
     _run(north, "block", lambda made: _lists(made).block([story.blocked.text], "demo.txt"))
-    for mirror, other in ((north, south), (south, north)):
-        _sync(mirror, other, months)
-        _publish(mirror, other.name)
+    for mirror, other in pairs:
+        codes += [_sync(mirror, other, months), _publish(mirror, other.name)]
     print(f"\nThe disk of north loses {story.lost.text}, which its list still names.")
     north.data(story.lost).unlink()
-    _backfill(north, story.lost)
-    _publish(north, "main")
-    for mirror, other in ((north, south), (south, north)):
-        _compare(mirror, other)
+    codes += [_backfill(north, story.lost), _publish(north, "main")]
+    return codes + [_compare(mirror, other) for mirror, other in pairs]
 
 
-def _publish(mirror: Mirror, holding: str) -> None:
+def _publish(mirror: Mirror, holding: str) -> Exit:
     from dataflow.mirror import publish
 
-    _command(mirror, f"mirror publish {holding}", lambda made: publish.publish(made, holding, None, None, False))
+    return _command(mirror, f"mirror publish {holding}", lambda made: publish.publish(made, holding, None, None, False))
 
 
-def _sync(mirror: Mirror, other: Mirror, months: list[str]) -> None:
+def _sync(mirror: Mirror, other: Mirror, months: list[str]) -> Exit:
     from dataflow.mirror import sync
 
-    _command(mirror, f"mirror sync {other.name} --since {months[0]}", lambda made: sync.sync(made, other.name, months))
+    return _command(mirror, f"mirror sync {other.name} --since {months[0]}", lambda made: sync.sync(made, other.name, months))
 
 
-def _backfill(mirror: Mirror, name: Name) -> None:
+def _backfill(mirror: Mirror, name: Name) -> Exit:
     from dataflow.mirror import backfill
 
     radar, day = str(name.radar), name.time.date()
     words = f"backfill --radar {radar} --from {day} --to {day}"
-    _command(mirror, words, lambda made: backfill.backfill(made, radar, day, day))
+    return _command(mirror, words, lambda made: backfill.backfill(made, radar, day, day))
 
 
-def _compare(mirror: Mirror, other: Mirror) -> None:
+def _compare(mirror: Mirror, other: Mirror) -> Exit:
     from dataflow.mirror import compare
 
-    _command(mirror, f"mirror compare {other.name}", lambda made: compare.compare(made, other.name, None))
+    return _command(mirror, f"mirror compare {other.name}", lambda made: compare.compare(made, other.name, None))
 
 
-def _command(mirror: Mirror, words: str, work: Callable[[Job], None]) -> None:
+def _command(mirror: Mirror, words: str, work: Callable[[Job], None]) -> Exit:
     """Do what a command does, and show the command and what it tells."""
     print(f"\n{mirror.name}$ dataflow {words}")
     code, made = _run(mirror, "_".join(words.split()[:2]).removesuffix("_--radar"), work)
     counts = ", ".join(f"{count} {word}" for word, count in sorted(made.counts.items()))
     _say(f"{counts or 'nothing to do'}, exit {int(code)}")
+    return code
 
 
 def _run(mirror: Mirror, name: str, work: Callable[[Job], None]) -> tuple[Exit, Job]:
