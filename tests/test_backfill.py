@@ -15,6 +15,7 @@ from faulty_store import fails, install
 from mirror_world import NOW, dmap_bytes, holding, mirror_folder, neighbour, on_mirror, records, sha1, world
 
 from dataflow.lib.checksum import sha256
+from dataflow.lib.context import Requests
 from dataflow.lib.errors import Exit, HostDown, TryLater
 from dataflow.lib.summary import SummaryLog
 from dataflow.mirror import backfill, fulfil, layout, requests, stores
@@ -242,6 +243,45 @@ def test_what_is_blocked_after_it_was_asked_for_is_cancelled(loaded):
     assert states(loaded) == {B: CANCELLED} and (code, job.counts) == (Exit.ACCOUNTED, {"skipped": 1})
 
 
+def test_a_hash_that_failed_after_it_was_asked_for_is_no_alternative_any_more(loaded):
+    """M20: a file that was refused is not fetched again by every run."""
+    for partner in ("bas", "nssc"):
+        on_mirror(neighbour(loaded, partner), {B: dmap_bytes(B, salt=len(partner))})
+    folder = layout.data_folder("", "202610")
+    failed = sha1(neighbour(loaded, "bas") / folder / B)
+    contents = {partner: (neighbour(loaded, partner) / folder / B).read_bytes() for partner in ("bas", "nssc")}
+    for partner in contents:
+        damage(loaded, partner, B)
+    ask(loaded)
+    (mirror_folder(loaded) / layout.failed_list("")).write_text(f"{failed}  {B} | Failed DMAP integrity test\n")
+    for partner, content in contents.items():
+        damage(loaded, partner, B, content)
+    work_off(loaded)
+    assert waiting(loaded) == {B: contents["nssc"]}
+
+
+def test_what_a_line_of_ours_that_cannot_be_read_names_is_kept(loaded):
+    """M23: nobody can say whether it is missing, so it is neither fetched nor given up."""
+    staged(loaded, B, None)
+    ask(loaded)
+    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    month = mirror_folder(loaded) / layout.month_list("", "202610")
+    whole = month.read_text()
+    month.write_text(f"{whole}{'1' * 40} {B}\n")
+    for verb in (work_off, ask):
+        code, _ = verb(loaded)
+        assert code == Exit.LEFT_OVER and states(loaded) == {B: OPEN} and "cannot be read" in reasons(loaded)[B]
+    month.write_text(whole)
+    assert ask(loaded)[0] == Exit.ACCOUNTED and states(loaded) == {B: DONE}
+
+
+def test_asked_to_stop_it_keeps_the_rest_and_uses_up_no_try(loaded):
+    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    code, job = ask(loaded, requests=Requests(stop=True))
+    assert code == Exit.LEFT_OVER and job.counts == {"kept": 1} and reasons(loaded)[B] == "asked to stop"
+    assert book(loaded)[B].tries == {} and work_off(loaded)[0] == Exit.ACCOUNTED
+
+
 def test_excluded_and_unknown_radars_are_refused(loaded):
     for radar in ("hje", "xyz", "../"):
         code, job = ask(loaded, radar)
@@ -402,6 +442,18 @@ def test_all_sources_down_is_unreachable_and_costs_no_try(loaded, monkeypatch):
     assert book(loaded)[B].state == OPEN and book(loaded)[B].tries == {}
 
 
+def test_nothing_is_given_up_before_every_source_could_be_asked(loaded, monkeypatch):
+    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    damage(loaded, "bas", B)
+    with monkeypatch.context() as patch:
+        unreachable(patch, "/nssc")
+        for day in range(6):
+            ask(loaded, clock=at(day))
+    assert book(loaded)[B].tries == {"bas": 5} and states(loaded) == {B: OPEN}
+    on_mirror(neighbour(loaded, "nssc"), {B: dmap_bytes(B)})
+    assert work_off(loaded, clock=at(6))[0] == Exit.ACCOUNTED and waiting(loaded) == {B: dmap_bytes(B)}
+
+
 def test_a_source_that_goes_down_while_it_is_fetched_from(loaded, monkeypatch):
     for partner in ("bas", "nssc"):
         on_mirror(neighbour(loaded, partner), {name: dmap_bytes(name) for name in (B, C)})
@@ -466,6 +518,14 @@ def test_what_was_fetched_for_a_request_that_is_no_more_goes(loaded):
     (fetched / "notes of somebody").write_text("keep")
     work_off(loaded)
     assert [path.name for path in fetched.iterdir()] == ["notes of somebody"]
+
+
+def test_what_lies_there_from_an_earlier_run_is_verified_again(loaded):
+    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    fetched = loaded.mirror()[1].folder("work") / "backfill"
+    mirror_world.dmap_file(fetched, B, salt=1)
+    ask(loaded)
+    assert waiting(loaded) == {B: dmap_bytes(B)} and book(loaded)[B].tries == {}
 
 
 # -- killed
