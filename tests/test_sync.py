@@ -477,4 +477,6 @@ def test_over_sftp_another_host_key_is_refused_before_anything_is_asked(over_sft
     server, config = over_sftp
     key = (server.secrets / "key.pub").read_text().split()[:2]
     (server.secrets / "known_hosts").write_text(f"[127.0.0.1]:{server.port} {' '.join(key)}\n")
-    assert run(config) == Exit.CONFIG and holds(config) == {} and server.connections() == 0
+    for _ in range(2):
+        assert run(config) == Exit.CONFIG and holds(config) == {} and server.connections() == 0
+    assert len(alerts(config)) == 1 and "host key" in alerts(config)[0]

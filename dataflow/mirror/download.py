@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dataflow.lib import checksum, copy, names, place
-from dataflow.lib.errors import BadFile, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, BadFile, HostDown, TryLater
 from dataflow.lib.names import Name
 from dataflow.lib.step import trouble
 from dataflow.mirror import aside
@@ -89,7 +89,7 @@ def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
     except HostDown as error:
         job.alert_while(f"{whose} down", True, f"{what}: {error}")
         raise
-    except (TryLater, OSError) as error:
+    except (TryLater, BadConfig, OSError) as error:
         job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
         raise
     job.alert_while(f"{whose} down", False)
