@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import mirror_world
 import pytest
+import sftp_server
 from hypothesis import given
 from hypothesis import strategies as st
 from mirror_world import NOW
@@ -273,15 +275,19 @@ def test_a_list_of_the_partner_that_cannot_be_read_is_a_problem_of_its_month_alo
     assert months[MONTH]["counts"] == {"different": 1} and months[MONTH]["time"] > before["time"]
     assert mirror_world.outcomes(loaded, "mirror_compare") == {f"{old}.hashes": "kept", f"{MONTH}.hashes": "done"}
     assert name(0, month=old) in (reports(loaded) / "index.html").read_text()
-    assert "1 months could not be compared" in mirror_world.records(loaded, "mirror_compare", "end")[-1]["reason"]
+    assert "1 month could not be compared" in mirror_world.records(loaded, "mirror_compare", "end")[-1]["reason"]
     assert sum(name(0, month=old) in message for message in alerts(loaded)) == 1, "what is not compared has not ended"
+    assert sum("the comparison with bas is not complete" in message for message in alerts(loaded)) == 1
 
 
 def test_our_own_blocklist_that_cannot_be_read_is_never_an_empty_one(loaded):
     folder = mirror_world.mirror_folder(loaded) / layout.blocklist("")
     (folder / "names.txt").mkdir()
-    run(loaded, code=Exit.LEFT_OVER)
+    for _ in range(2):
+        run(loaded, code=Exit.LEFT_OVER)
     assert not (reports(loaded) / "report.json").exists()
+    (message,) = alerts(loaded)
+    assert "names.txt" in message
 
 
 def test_our_blocklist_and_our_failed_list_are_used(loaded):
@@ -355,6 +361,7 @@ def test_a_partner_that_is_lost_half_way_ends_with_75_and_what_was_compared_is_i
 
     monkeypatch.setattr(DirectoryStore, "fetch", fetch)
     run(loaded, code=Exit.UNREACHABLE)
+    assert "the line is dead" in alerts(loaded)[-1]
     assert set(report(loaded)["months"]) == set(months)
 
 
@@ -382,3 +389,14 @@ def test_a_report_that_cannot_be_read_is_written_anew(loaded):
         (reports(loaded) / "report.json").write_bytes(content)
         run(loaded)
         assert report(loaded)["months"][MONTH]["agreed"] == 2
+
+
+def test_a_partner_over_sftp_is_compared_on_one_connection(tmp_path):
+    made = mirror_world.world(tmp_path)
+    months = [f"2026{month:02}" for month in range(1, 12)]
+    with sftp_server.running(mirror_world.neighbour(made, "bas")) as server:
+        given = {key: value for key, value in asdict(server.settings()).items() if value is not None}
+        made = mirror_world.world(tmp_path, [f"mirror.partners.bas.store={json.dumps(given)}"])
+        lay(made, {name(0, month=month): b"0" for month in months}, {name(0, month=month): b"1" for month in months})
+        run(made)
+        assert report(made)["total"]["counts"] == {"different": len(months)} and server.connections() == 1

@@ -11,15 +11,18 @@ say what was found last; and a line of a list that is not of the format is refus
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dataflow.lib import place, summary
 from dataflow.lib.crew import Crew, crew
 from dataflow.lib.errors import BadConfig, DataflowError, HostDown
+from dataflow.lib.mirror_settings import Partner
 from dataflow.mirror import agreement, report_page
 from dataflow.mirror.agreement import REFUSED_MAX, SHOWN_MAX, Detail, Entry, Report
 from dataflow.mirror.differences import Kind, action, differences_of_month, read_both
+from dataflow.mirror.download import told_if_incomplete
 from dataflow.mirror.hash_lists import HashList
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
@@ -48,6 +51,11 @@ def compare(job: Job, partner: str, months: Sequence[str] | None) -> None:
     settings = job.settings.partners.get(partner)
     if settings is None:
         raise BadConfig(f"there is no partner {partner!r}; there are: {', '.join(job.settings.partners)}")
+    with told_if_incomplete(job, f"the comparison with {partner}", partner):
+        _compare(job, partner, settings, months)
+
+
+def _compare(job: Job, partner: str, settings: Partner, months: Sequence[str] | None) -> None:
     place.check_root(job.here, job.here.root_of("reports"))
     folder = job.folder("reports") / partner
     place.make_folder(job.here, folder)
@@ -85,7 +93,7 @@ class _Comparison:
 
         While lists are fetched, those that were fetched before are read.
         """
-        with crew(READERS) as readers:
+        with _readers(len(months)) as readers:
             reading = _Reading({}, iter(()))
             for first in range(0, len(months), MONTHS_AT_ONCE):
                 if self._job.should_stop():
@@ -110,7 +118,7 @@ class _Comparison:
         self._job.say(f"{agreement.digest(self.report)}; the report: {page}")
         if unread := {month: entry.problem for month, entry in sorted(self.report.months.items()) if entry.problem}:
             month, problem = next(iter(unread.items()))
-            self._job.problem(f"{len(unread)} months could not be compared; the first is {month}: {problem}")
+            self._job.problem(f"{agreement.counted(len(unread), 'month')} could not be compared; the first is {month}: {problem}")
 
     def _enter_all(self, reading: _Reading) -> None:
         for month, missing in reading.missing.items():
@@ -159,11 +167,21 @@ class _Comparison:
         )  # fmt: skip
 
 
+@contextmanager
+def _readers(months: int) -> Iterator[Crew]:
+    """Who reads lists: processes of their own if there are many lists, because starting one takes as long as reading a few."""
+    if months > MONTHS_AT_ONCE:
+        with crew(READERS) as readers:
+            yield readers
+    else:
+        yield lambda jobs: (function(*arguments) for function, arguments in jobs)
+
+
 def _begin(readers: Crew, here: Mapping[str, Content], there: Mapping[str, Content]) -> _Reading:
     """Have lists of the same months read."""
     jobs = []
     missing: dict[str, _Missing] = {}
-    for month in here:
+    for month in sorted(here):
         lists = [each if isinstance(each, bytes) else None for each in (here[month], there[month])]
         errors = [each if isinstance(each, DataflowError) else None for each in (here[month], there[month])]
         missing[month] = (errors[0], errors[1])
@@ -191,13 +209,8 @@ def _subjects(report: Report, details: dict[str, Detail]) -> Iterator[tuple[str,
     ]
     yield "refused lines", refused, "They are not used: whoever keeps the list should mend it"
     absent = [f"{month}: no list {entry.no_list}" for month, entry in months if entry.no_list]
-    yield (
-        "months without a list",
-        absent,
-        f"Here: dataflow mirror sync {report.partner} --month YYYYMM; there: tell {report.partner}",
-    )
-    unread = [month for month, entry in months if entry.problem]
-    yield "months not compared", unread, "Why is in the report; it is tried again by the next run"
+    advice = f"Here: dataflow mirror sync {report.partner} --month YYYYMM; there: tell {report.partner}"
+    yield "months without a list", absent, advice
 
 
 def _items(kind: Kind, month: str, entry: Entry, details: dict[str, Detail]) -> Iterator[str]:
