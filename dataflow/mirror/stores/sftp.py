@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -179,8 +180,9 @@ class SftpStore:
             is_all = False
             while not is_all:
                 answers = yield [(sftp_session.READDIR, sftp_session.string(handle))] * LISTS_AT_ONCE
-                is_all = any(answer.status == sftp_session.EOF for answer in answers)
-                listed.update({os.fsdecode(name): at for answer in answers for name, at in answer.entries(what)})
+                some = list(takewhile(lambda answer: answer.status != sftp_session.EOF, answers))
+                is_all = len(some) < len(answers)
+                listed.update({os.fsdecode(name): at for answer in some for name, at in answer.entries(what)})
 
         yield from self._with(folder, self._asked(folder, sftp_session.OPENDIR), use)
         return {name: attributes for name, attributes in listed.items() if name not in (".", "..")}

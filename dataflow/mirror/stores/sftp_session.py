@@ -95,9 +95,7 @@ class Answer:
         return self._of(ATTRS, what)._attributes()
 
     def entries(self, what: str) -> Iterator[tuple[bytes, Attributes]]:
-        """Some entries of a folder; none after the last."""
-        if self.status == EOF:
-            return
+        """Some entries of a folder."""
         for _ in range(self._of(NAME, what)._number(">I")):
             name = self._string()
             self._string()  # the line that ls -l would print
