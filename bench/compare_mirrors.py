@@ -35,6 +35,8 @@ WITH_CHANNELS_SINCE = 2014
 WALL_BAR_S, MEMORY_BAR_MB = 10.0, 300.0
 MISSING, DIFFERENT = 0.001, 0.0001
 """Of all lines: those that a mirror lacks, those with another hash."""
+RESTARTED = 0.03
+"""Of all files: those after which the radar began another before its time."""
 THEIR_WAY = """
 set -e
 export LC_ALL=C
@@ -137,6 +139,8 @@ def _names(month: str, radars: Sequence[str], files_per_day: int, chance: random
             for number in range(files_per_day):
                 hour = 24 * number // files_per_day
                 yield f"{month}{day:02}.{hour:02}00.{chance.randrange(60):02}.{radar}{channel}.rawacf.bz2"
+                if chance.random() < RESTARTED:
+                    yield f"{month}{day:02}.{hour:02}{chance.randrange(1, 60):02}.00.{radar}{channel}.rawacf.bz2"
 
 
 def _ours(loaded: Config, made: Made) -> Cost:
