@@ -79,13 +79,19 @@ def damage(loaded, partner: str, name: str, content: bytes = b"damaged") -> None
     (neighbour(loaded, partner) / layout.data_folder("", name[:6]) / name).write_bytes(content)
 
 
-def alerts(loaded) -> list[str]:
-    return [record["message"] for record in records(loaded, "backfill", "alert")]
+def alerts(loaded, condition: bool = False) -> list[str]:
+    """What a person was told once: of events, or of conditions that last."""
+    return [record["message"] for record in records(loaded, "backfill", "alert") if ("condition" in record) == condition]
 
 
 def reasons(loaded) -> dict[str, str]:
     """The last reason of each file."""
     return {record["file"]: record.get("reason", "") for record in records(loaded, "backfill", "file")}
+
+
+def tries(loaded) -> list[tuple[str, str]]:
+    """From whom was fetched, and with what outcome."""
+    return [(record["source"].partition(":")[0], record["outcome"]) for record in records(loaded, "backfill", "action")]
 
 
 def accounted_once(loaded) -> bool:
@@ -150,7 +156,7 @@ def test_what_our_mirror_lists_and_lost_comes_with_the_hash_that_it_lists(loaded
     on_mirror(neighbour(loaded, "bas"), {A: dmap_bytes(A, salt=1)})
     on_mirror(neighbour(loaded, "nssc"), {A: dmap_bytes(A)})
     ask(loaded)
-    assert waiting(loaded) == {A: dmap_bytes(A)}
+    assert waiting(loaded) == {A: dmap_bytes(A)} and tries(loaded) == [("nssc", "done")]
 
 
 def test_a_file_that_our_mirror_holds_and_never_listed_is_brought_back_to_publishing(tmp_path):
@@ -184,8 +190,7 @@ def test_a_wrong_hash_at_the_first_source_and_a_right_one_at_the_second(loaded):
     code, job = ask(loaded)
     assert waiting(loaded) == {B: dmap_bytes(B)}
     assert code == Exit.ACCOUNTED and job.counts == {"done": 1} and accounted_once(loaded)
-    tried = [(r["source"].partition(":")[0], r["outcome"]) for r in records(loaded, "backfill", "action")]
-    assert tried == [("bas", "kept"), ("nssc", "done")]
+    assert tries(loaded) == [("bas", "kept"), ("nssc", "done")]
     assert book(loaded)[B].tries == {"bas": 1}
 
 
@@ -432,6 +437,26 @@ def test_one_source_that_is_down_stops_no_other(loaded, monkeypatch):
     assert any("British Antarctic Survey" in problem for problem in job.problems)
 
 
+def test_one_source_down_and_another_without_it_is_not_unreachable(loaded, monkeypatch):
+    staged(loaded, B, None)
+    unreachable(monkeypatch, "/bas")
+    assert ask(loaded)[0] == Exit.LEFT_OVER and reasons(loaded)[B].startswith("bas: no route")
+
+
+def test_what_is_not_complete_is_told_once_until_it_is(loaded):
+    """M30: a run that did not bring everything does not end as if it had, and a person is told."""
+    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    damage(loaded, "bas", B)
+    assert [ask(loaded, clock=at(day))[0] for day in (0, 1)] == [Exit.LEFT_OVER, Exit.LEFT_OVER]
+    assert len(alerts(loaded, condition=True)) == 1
+    assert any(f"still missing: 1, the first is {B}: bas: fetched twice" in text for text in mirror_world.SAID)
+    damage(loaded, "bas", B, dmap_bytes(B))
+    assert work_off(loaded, clock=at(2))[0] == Exit.ACCOUNTED
+    staged(loaded, C, None)
+    ask(loaded, clock=at(3))
+    assert len(alerts(loaded, condition=True)) == 2
+
+
 def test_all_sources_down_is_unreachable_and_costs_no_try(loaded, monkeypatch):
     staged(loaded, B, "c" * 64)
     unreachable(monkeypatch, "/bas", "/nssc")
@@ -439,6 +464,8 @@ def test_all_sources_down_is_unreachable_and_costs_no_try(loaded, monkeypatch):
     assert code == Exit.UNREACHABLE and job.counts == {"kept": 1} and accounted_once(loaded)
     for day in range(1, 8):
         assert work_off(loaded, clock=at(day))[0] == Exit.UNREACHABLE
+    (told,) = alerts(loaded, condition=True)
+    assert "bas cannot be reached" in told and "nssc cannot be reached" in told
     assert book(loaded)[B].state == OPEN and book(loaded)[B].tries == {}
 
 
@@ -496,7 +523,8 @@ def test_a_disk_without_room_costs_no_try(tmp_path):
 
 
 def test_a_holding_directory_that_cannot_be_written_to_keeps_what_has_come(loaded, monkeypatch):
-    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
+    for partner in ("bas", "nssc"):
+        on_mirror(neighbour(loaded, partner), {B: dmap_bytes(B)})
 
     def refuse(*_):
         raise TryLater("read-only")
@@ -505,9 +533,10 @@ def test_a_holding_directory_that_cannot_be_written_to_keeps_what_has_come(loade
         patch.setattr(fulfil.copy, "move", refuse)
         code, _ = ask(loaded)
     assert code == Exit.LEFT_OVER and "read-only" in reasons(loaded)[B] and states(loaded) == {B: OPEN}
-    (neighbour(loaded, "bas") / layout.data_folder("", "202610") / B).unlink()
+    assert tries(loaded) == [("bas", "done")]
     assert work_off(loaded)[0] == Exit.ACCOUNTED
     assert waiting(loaded) == {B: dmap_bytes(B)} and states(loaded) == {B: DONE} and accounted_once(loaded)
+    assert tries(loaded) == [("bas", "done")], "not fetched again"
 
 
 def test_what_was_fetched_for_a_request_that_is_no_more_goes(loaded):

@@ -12,6 +12,7 @@ from datetime import date
 from dataflow.lib import names
 from dataflow.lib.errors import BadConfig
 from dataflow.mirror import evidence, fulfil, gaps, layout, requests
+from dataflow.mirror.download import told_if_incomplete
 from dataflow.mirror.gaps import Gaps, Presence
 from dataflow.mirror.job import Job
 from dataflow.mirror.requests import Book
@@ -49,8 +50,30 @@ def backfill(job: Job, radar: str, first: date, last: date) -> None:
         HostDown: our mirror, or every source, cannot be reached.
         TryLater: a list of ours cannot be read.
     """
-    fulfil.settings_of(job)
-    _check_span(job, radar, first, last)
+    with told_if_incomplete(job, "backfill", "backfill's sources"):
+        fulfil.settings_of(job)
+        _check_span(job, radar, first, last)
+        book, presence = _ask(job, radar, first, last)
+        fulfil.fulfil(job, book, presence)
+
+
+def work_off(job: Job) -> None:
+    """Work on all open requests.
+
+    Raises:
+        BadConfig: nothing is configured to ask.
+        HostDown: our mirror, or every source, cannot be reached.
+        TryLater: a list of ours cannot be read.
+    """
+    with told_if_incomplete(job, "backfill", "backfill's sources"):
+        fulfil.settings_of(job)
+        book = requests.load(job.here)
+        presence = evidence.ours(job, _months_asked_for(book))[1] if book.open() else Presence((), (), ())
+        fulfil.fulfil(job, book, presence)
+
+
+def _ask(job: Job, radar: str, first: date, last: date) -> tuple[Book, Presence]:
+    """Make requests of the gaps of a radar; all requests, and what is there of the months of the open ones."""
     months, book = _months(first, last), requests.load(job.here)
     hashes, presence = evidence.ours(job, sorted({*months, *_months_asked_for(book)}))
     listed = {
@@ -63,21 +86,7 @@ def backfill(job: Job, radar: str, first: date, last: date) -> None:
     requests.save(job.here, book)
     job.say(f"{radar}, {first} to {last}: known files {len(expected)}, missing {len(found.missing)}, newly asked for {len(new)}")
     _tell(job, radar, found, book)
-    fulfil.fulfil(job, book, presence)
-
-
-def work_off(job: Job) -> None:
-    """Work on all open requests.
-
-    Raises:
-        BadConfig: nothing is configured to ask.
-        HostDown: our mirror, or every source, cannot be reached.
-        TryLater: a list of ours cannot be read.
-    """
-    fulfil.settings_of(job)
-    book = requests.load(job.here)
-    presence = evidence.ours(job, _months_asked_for(book))[1] if book.open() else Presence((), (), ())
-    fulfil.fulfil(job, book, presence)
+    return book, presence
 
 
 def _tell(job: Job, radar: str, found: Gaps, book: Book) -> None:

@@ -19,9 +19,8 @@ from typing import Any
 from dataflow.lib import checksum, copy, names, place, summary
 from dataflow.lib.errors import BadConfig, BadFile, DataflowError, HostDown, TryLater
 from dataflow.lib.mirror_settings import Backfill, Source
-from dataflow.lib.names import Name
 from dataflow.mirror import allowance, checks, gaps, requests, sources
-from dataflow.mirror.download import BATCH_BYTES, download
+from dataflow.mirror.download import BATCH_BYTES, download, name_of
 from dataflow.mirror.gaps import Presence
 from dataflow.mirror.job import Job
 from dataflow.mirror.requests import Book, Request
@@ -103,7 +102,7 @@ def fulfil(job: Job, book: Book, presence: Presence) -> None:
             _try(run, source)
             requests.save(job.here, book)
     _close(run)
-    _tell_given_up(run)
+    _tell(run)
     job.log.sync()
     requests.save(job.here, book)
     if run.missing and run.asked and run.asked == run.down.keys():
@@ -149,7 +148,7 @@ def _try(run: _Run, source: Source) -> None:
     run.asked.add(source.name)
     try:
         place.require_room(job.here, [run.fetched, job.holding(run.settings.holding)], BATCH_BYTES)
-        store, answer = sources.ask(job, source, [_name(text) for text in wanted])
+        store, answer = sources.ask(job, source, [name_of(text) for text in wanted])
     except HostDown as error:
         _is_down(run, source.name, wanted, error)
     except (TryLater, BadConfig) as error:  # what is wrong with one source stops no other
@@ -193,7 +192,7 @@ def _fetch(run: _Run, source: Source, store: Store, now: Wanted) -> None:
     allowance.spend(job.here, source.name, len(now), job.clock())
     try:
         failures = download(_tries_of(job), store, now, run.fetched, action="fetched", source=source.name)
-    except HostDown as error:
+    except (HostDown, BadConfig) as error:
         failures = {}
         _is_down(run, source.name, [text for text in now if not (run.fetched / text).exists()], error)
     for text in now:
@@ -241,7 +240,7 @@ def _check(path: Path, request: Request, sha1: str, sha256: str) -> None:
     if request.sha256 is not None and sha256 != request.sha256:
         raise BadFile("hash mismatch", f"its SHA-256 is {sha256}, our own records say that {request.sha256} was handed out")
     if not request.sha1s and request.sha256 is None:
-        checks.check(path, _name(path.name), None)
+        checks.check(path, name_of(path.name), None)
 
 
 def _count(run: _Run, source: str, text: str, reason: str) -> None:
@@ -257,9 +256,8 @@ def _postpone(run: _Run, source: str, text: str, reason: str) -> None:
     run.postponed.add(text)
 
 
-def _is_down(run: _Run, source: str, texts: Iterable[str], error: HostDown) -> None:
+def _is_down(run: _Run, source: str, texts: Iterable[str], error: DataflowError) -> None:
     run.down[source] = f"{source} cannot be reached: {error}"
-    run.job.say(run.down[source])
     for text in texts:
         _postpone(run, source, text, str(error))
 
@@ -282,24 +280,22 @@ def _give_up(run: _Run, request: Request, reason: str) -> None:
     run.given_up.append(request.name)
 
 
-def _tell_given_up(run: _Run) -> None:
-    """One alert for all: thousands may be given up on one day."""
+def _tell(run: _Run) -> None:
+    """What a person has to know, in a line each: thousands may be given up on one day."""
     if run.given_up:
         first = run.book.requests[run.given_up[0]]
+        again = f"dataflow backfill requests retry, or retry {first.name}"
         run.job.alert(
-            f"{len(run.given_up)} requests are given up, the first is {first.name}: {first.error}. To ask again: "
-            f"dataflow backfill requests retry, or retry {first.name}",
+            f"requests that are given up: {len(run.given_up)}, the first is {first.name}: {first.error}. To ask again: {again}",
             files=run.given_up[:1000],
+        )
+    if run.missing:
+        first = next(iter(run.missing.values()))
+        run.job.say(
+            f"still missing: {len(run.missing)}, the first is {first.name}: {first.error}. All: dataflow backfill requests list"
         )
 
 
 def _end(run: _Run, request: Request, state: str, reason: str) -> None:
     run.job.file(request.name, "skipped", state, reason=reason)
     run.put(request, state=state, changed=summary.timestamp(run.job.clock()), error=reason)
-
-
-def _name(text: str) -> Name:
-    """The name of a request, which was checked when that was read."""
-    name = names.parse(text)
-    assert name is not None, text
-    return name
