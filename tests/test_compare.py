@@ -280,6 +280,17 @@ def test_a_list_of_the_partner_that_cannot_be_read_is_a_problem_of_its_month_alo
     assert sum("the comparison with bas is not complete" in message for message in alerts(loaded)) == 1
 
 
+@pytest.mark.parametrize("extra", [0, compare.MONTHS_AT_ONCE], ids=["here", "in readers"])
+def test_a_list_that_is_none_is_a_problem_of_its_month_alone(loaded, extra):
+    months = [f"{2020 + n // 12}{n % 12 + 1:02}" for n in range(extra + 1)]
+    lay(loaded, {name(0, month=month): b"x" for month in months}, {name(0, month=month): b"x" for month in months})
+    their_list(loaded, months[0]).write_bytes(b"a\n" * (hash_lists.REFUSED_MAX + 1))
+    run(loaded, code=Exit.LEFT_OVER)
+    found = report(loaded)["months"]
+    assert "none of a list of hashes" in found[months[0]]["problem"]
+    assert all(found[month]["agreed"] and not found[month]["problem"] for month in [*months[1:], MONTH])
+
+
 def test_our_own_blocklist_that_cannot_be_read_is_never_an_empty_one(loaded):
     folder = mirror_world.mirror_folder(loaded) / layout.blocklist("")
     (folder / "names.txt").mkdir()

@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataflow.lib import names
+from dataflow.lib.errors import TryLater
 from dataflow.lib.names import Kind
 from dataflow.mirror import hash_lists, layout
 from dataflow.mirror.hash_lists import FailedList, HashList, MasterList, Refusal
@@ -184,6 +185,13 @@ def test_a_line_of_100_mb_is_refused_unread_and_not_copied():
     assert found.refused[0].reason == "100000000 bytes long, and no line has more than 500"
     assert len(found.refused[0].text) < 200
     assert hash_lists.render_month({}, found.kept) == b"a" * 100_000_000 + b"\n"
+
+
+def test_what_has_hardly_a_line_of_a_list_is_none():
+    bad = b"a\n" * hash_lists.REFUSED_MAX
+    assert len(hash_lists.parse_month(bad + GOOD, MONTH).refused) == hash_lists.REFUSED_MAX
+    with pytest.raises(TryLater, match="not used at all"):
+        hash_lists.parse_month(bad + b"a\n" + GOOD, MONTH)
 
 
 def test_sha1sum_reads_what_we_write_and_we_read_what_sha1sum_writes(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dataflow.lib import place, summary
 from dataflow.lib.crew import Crew, crew
-from dataflow.lib.errors import BadConfig, DataflowError, HostDown
+from dataflow.lib.errors import BadConfig, DataflowError, HostDown, TryLater
 from dataflow.lib.mirror_settings import Partner
 from dataflow.mirror import agreement, report_page
 from dataflow.mirror.agreement import REFUSED_MAX, SHOWN_MAX, Detail, Entry, Report
@@ -76,7 +76,7 @@ class _Reading:
     """Lists that were fetched and are being read: by month what was missing, and the results of those that can be compared."""
 
     missing: dict[str, _Missing]
-    results: Iterator[tuple[int, HashList, HashList]]
+    results: Iterator[tuple[int, HashList, HashList] | TryLater]
 
 
 class _Comparison:
@@ -122,15 +122,15 @@ class _Comparison:
 
     def _enter_all(self, reading: _Reading) -> None:
         for month, missing in reading.missing.items():
-            match _hindrance(missing):
-                case None:
-                    self._enter(month, missing, *next(reading.results))
+            match _hindrance(missing) or next(reading.results):
                 case HostDown() as down:
                     raise down
                 case Absent():
                     self._enter_neither(month)
-                case problem:
+                case DataflowError() as problem:
                     self._enter_problem(month, str(problem))
+                case agreed, ours, theirs:
+                    self._enter(month, missing, agreed, ours, theirs)
 
     def _enter_neither(self, month: str) -> None:
         """A list that was there once and is on no mirror now is worth a look; a folder without a list is none."""
@@ -186,8 +186,16 @@ def _begin(readers: Crew, here: Mapping[str, Content], there: Mapping[str, Conte
         errors = [each if isinstance(each, DataflowError) else None for each in (here[month], there[month])]
         missing[month] = (errors[0], errors[1])
         if _hindrance(missing[month]) is None:
-            jobs.append((read_both, (month, *lists)))
+            jobs.append((_read, (month, *lists)))
     return _Reading(missing, readers(jobs))
+
+
+def _read(month: str, here: bytes | None, there: bytes | None) -> tuple[int, HashList, HashList] | TryLater:
+    """As `read_both`; an error is returned, because one that is raised would end the work of all readers."""
+    try:
+        return read_both(month, here, there)
+    except TryLater as error:
+        return error
 
 
 def _hindrance(missing: _Missing) -> DataflowError | None:

@@ -69,7 +69,11 @@ class Differences:
 
 
 def read_both(month: str, here: bytes | None, there: bytes | None) -> tuple[int, HashList, HashList]:
-    """The number of files in which two lists of a month agree, and both lists without those. None: there is no such list."""
+    """The number of files in which two lists of a month agree, and both lists without those. None: there is no such list.
+
+    Raises:
+        TryLater: one of them is no list.
+    """
     ours, theirs = (HashList({}) if data is None else hash_lists.parse_month(data, month) for data in (here, there))
     unlike = {name: sha1 for name, sha1 in ours.hashes.items() if theirs.hashes.get(name) != sha1}
     agreed = len(ours.hashes) - len(unlike)

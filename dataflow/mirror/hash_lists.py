@@ -20,11 +20,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from dataflow.lib import names
+from dataflow.lib.errors import TryLater
 from dataflow.lib.names import Kind
 from dataflow.mirror import layout
 
 LINE_BYTES_MAX = 500
 """A line that is longer is none: it is refused unread. What a list of failed files says of one is far shorter."""
+REFUSED_MAX = 100_000
+"""With more lines to refuse, which would take much memory, it is no list: ten times as many as the months have."""
 SHOWN_CHARACTERS = 120
 
 Line = bytes | memoryview
@@ -87,7 +90,11 @@ class FailedList:
 
 
 def parse_month(data: bytes, month: str) -> HashList:
-    """Read the list of a month. A name with two hashes is refused with both; the same line twice counts once."""
+    """Read the list of a month. A name with two hashes is refused with both; the same line twice counts once.
+
+    Raises:
+        TryLater: there are more than ``REFUSED_MAX`` lines to refuse, so it is no list at all.
+    """
     hashes = _read_at_once(data, month)
     if hashes is not None:
         return HashList(hashes)
@@ -181,6 +188,8 @@ def _read_lines(
         else:
             kept.append(_line(data, start, end))
             refused.append(_refusal(number, kept[-1], fault))
+        if len(refused) > REFUSED_MAX:
+            raise TryLater(f"more than {REFUSED_MAX:,} of its lines are none of a list of hashes: it is not used at all")
     hashes = {name: next(iter(numbers)) for name, numbers in listed.items() if len(numbers) == 1}
     for name in listed.keys() - hashes.keys():
         for sha1, number in listed[name].items():
