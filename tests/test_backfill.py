@@ -6,11 +6,13 @@ import argparse
 import os
 import signal
 import sys
+from dataclasses import asdict
 from datetime import date, timedelta
 from pathlib import Path
 
 import mirror_world
 import pytest
+import sftp_server
 from faulty_store import fails, install
 from mirror_world import NOW, dmap_bytes, holding, mirror_folder, neighbour, on_mirror, records, sha1, world
 
@@ -605,6 +607,24 @@ def test_killed_anywhere_and_run_again_it_ends_the_same(tmp_path):
         assert set(states(loaded).values()) <= {DONE} and accounted_once(loaded), number
         assert not list((loaded.mirror()[1].folder("work") / "backfill").iterdir()), number
     assert number > 15 * KILL_STRIDE
+
+
+# -- over the network
+
+
+def test_over_sftp_a_partner_is_asked_and_gone_on_without_when_he_is_down(tmp_path):
+    on_disk = made(tmp_path)
+    for partner in ("bas", "nssc"):
+        on_mirror(neighbour(on_disk, partner), {name: dmap_bytes(name) for name in (B, C)})
+    damage(on_disk, "bas", C)
+    with sftp_server.running(neighbour(on_disk, "bas")) as server:
+        given = {word: value for word, value in asdict(server.settings(connect_timeout_s=2.0)).items() if value is not None}
+        loaded = made(tmp_path, f"mirror.partners.bas.store={given}")
+        assert ask(loaded)[0] == Exit.ACCOUNTED
+        assert waiting(loaded) == {name: dmap_bytes(name) for name in (B, C)}
+        assert tries(loaded) == [("bas", "kept"), ("bas", "done"), ("nssc", "done")]
+    on_mirror(neighbour(on_disk, "nssc"), {D: dmap_bytes(D)})
+    assert ask(loaded)[0] == Exit.LEFT_OVER and waiting(loaded).keys() == {B, C, D}
 
 
 # -- the command line

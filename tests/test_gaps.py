@@ -181,7 +181,7 @@ def test_our_own_records_say_that_a_block_was_handed_out(loaded):
 
 def test_special_experiments_and_names_of_no_grammar_are_not_expected(loaded):
     staged(loaded, A, action="special experiment", sha256="c" * 64)
-    staged(loaded, B, action="archived", sha256="c" * 64)
+    staged(loaded, B, action="archived", target="staged", sha256="c" * 64)
     staged(loaded, "../../etc/passwd", sha256="c" * 64)
     staged(loaded, "20261001.0400.01.sas.0.rawacf.h5", sha256="c" * 64)
     staged(loaded, "20261001.0400.01.pgr.a.rawacf.bz2", sha256="c" * 64)
