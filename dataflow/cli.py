@@ -100,7 +100,11 @@ def check(arguments: argparse.Namespace) -> int:
 
     loaded = _load(arguments)
     findings = list(check_module.configuration(loaded))
-    if arguments.host or arguments.radar:
+    if arguments.host == config.MIRROR:
+        settings, here = loaded.mirror()
+        _require_user(loaded, here)
+        findings += [*check_module.look(here, arguments.create_markers), *check_module.secrets(settings)]
+    elif arguments.host or arguments.radar:
         findings += check_module.look(_here(loaded, arguments), arguments.create_markers)
     elif arguments.create_markers:
         raise BadConfig("markers of which machine? Give HOST and --radar")
@@ -464,7 +468,7 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "check the configuration and this machine, and say how to mend each finding"
     one = _command(commands, "check", check, text, "check borealis --radar sas")
-    one.add_argument("host", nargs="?", help="also check the machine as this host (with --radar)")
+    one.add_argument("host", nargs="?", help="also check the machine as this host (with --radar), or as the mirror")
     one.add_argument("--radar", help="three letters, like sas")
     one.add_argument(
         "--create-markers", action="store_true", help="write .dataflow-root into each root: these are the right disks"

@@ -17,6 +17,7 @@ from dataflow.lib.errors import BadConfig
 FOLDER = ".packages"
 TIME_LIMIT_S = 600.0
 _EXTRAS = ("site", "campus")
+HOSTS = ("borealis", "site-linux", "campus")
 
 
 def provide(folder: Path) -> None:
@@ -25,7 +26,11 @@ def provide(folder: Path) -> None:
     Raises:
         BadConfig: pip cannot bring the packages.
     """
-    missing = [module for module in dict.fromkeys(sum(check.MODULES.values(), ())) if util.find_spec(module) is None]
+    missing = [
+        module
+        for module in dict.fromkeys(module for host in HOSTS for module in check.MODULES[host])
+        if util.find_spec(module) is None
+    ]
     if not missing:
         return
     target = (folder / FOLDER).absolute()

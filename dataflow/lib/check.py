@@ -13,14 +13,19 @@ from pathlib import Path
 from dataflow.lib import place
 from dataflow.lib.config import MARKER, Config, Here
 from dataflow.lib.errors import TryLater
+from dataflow.lib.mirror_settings import Mirror
 
 PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "rrsync", "ssh"), "campus": ("rsync", "rrsync")}
 MODULES = {
     "borealis": ("inotify_simple", "yaml"),
     "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
     "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
+    "mirror": ("yaml", "pydarnio", "paramiko", "globus_sdk"),
 }
-_PACKAGES = {"ssh": "openssh-client", "rrsync": "rsync", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple"}
+_PACKAGES = {
+    "ssh": "openssh-client", "rrsync": "rsync", "PIL": "pillow", "yaml": "pyyaml", "inotify_simple": "inotify-simple",
+    "globus_sdk": "globus-sdk",
+}  # fmt: skip
 """The packages that are called otherwise than the program or module that they bring."""
 
 
@@ -58,6 +63,31 @@ def look(here: Here, create_markers: bool) -> Iterator[Finding]:
         yield Finding(module, present, "present" if present else "missing", mend)
     if here.host_name == "campus" and not shutil.which("lbzip2"):
         yield Finding("lbzip2", True, "not installed: conversion compresses on one core", "apt install lbzip2")
+
+
+def secrets(mirror: Mirror) -> Iterator[Finding]:
+    """Look at the files with which the mirror shows who it is: keys, host keys, tokens."""
+    stores = {"the mirror": mirror.store, **{name: partner.store for name, partner in mirror.partners.items()}}
+    if mirror.hub is not None:
+        stores["the hub"] = mirror.hub.store
+    for what, store in stores.items():
+        for word, mend in (
+            ("key_file", "ssh-keygen -t ed25519 -f {path}, and send them the .pub"),
+            ("known_hosts", "put the host key of {what} there, compared over another way"),
+            ("token_file", "dataflow mirror login"),
+        ):
+            if (text := getattr(store, word)) is not None:
+                yield _secret(f"{word} of {what}", Path(text), word != "known_hosts", mend.format(path=text, what=what))
+
+
+def _secret(subject: str, path: Path, is_private: bool, mend: str) -> Finding:
+    try:
+        mode = path.stat().st_mode & 0o777
+    except OSError as error:
+        return Finding(subject, False, f"{path}: {error.strerror}", mend)
+    if is_private and mode & 0o077:
+        return Finding(subject, False, f"{path} can be read by others (mode {mode:o})", f"chmod 600 {path}")
+    return Finding(subject, True, str(path))
 
 
 def _root(here: Here, root: str, path: Path, create_marker: bool) -> Finding:

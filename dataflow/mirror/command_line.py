@@ -6,7 +6,7 @@ A verb's module is imported when the verb is asked for: paramiko and the Globus 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -127,15 +127,13 @@ def _sync(arguments: argparse.Namespace) -> Task:
     from dataflow.mirror import sync
 
     def work(job: Job) -> None:
-        now = job.clock()
         first = layout.FIRST_MONTH if arguments.all else arguments.since
-        late_days = job.settings.late_days
         if arguments.month:
             months = [arguments.month]
         elif first:
-            months = months_since(first, now)
+            months = months_since(first, job.clock())
         else:
-            months = sync.months_to_sync(now, late_days, weekly=arguments.weekly)
+            months = sync.months_to_sync(job.clock(), job.settings.late_days, weekly=arguments.weekly)
         sync.sync(job, arguments.partner, months)
 
     return Task("mirror_sync", f"sync.{arguments.partner}", work)
@@ -191,7 +189,7 @@ def _backfill(arguments: argparse.Namespace) -> Task:
     return Task("backfill", "backfill", lambda job: backfill.asked(job, arguments))
 
 
-def months_since(first: str, now: datetime) -> Sequence[str]:
+def months_since(first: str, now: datetime) -> list[str]:
     """Every month from one on up to the present one, both included."""
     year, month = int(first[:4]), int(first[4:])
     count = (now.astimezone(UTC).year - year) * 12 + now.astimezone(UTC).month - month + 1
