@@ -143,7 +143,7 @@ def test_one_module_starts_processes(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_caught_broadly_is_raised_again(module):
-    """But in the runner, and in that of the mirror's jobs, whose business it is that a bug stops the chain and not the machine."""
+    """But in the runner and in that of the mirror's jobs, whose business it is that a bug stops the chain and not the machine."""
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ExceptHandler) and (node.type is None or dotted(node.type) in ("Exception", "BaseException")):
             raises = any(isinstance(inner, ast.Raise) for inner in ast.walk(node))

@@ -136,8 +136,8 @@ def test_nothing_is_absent_below_a_folder_that_is_refused(service, store, tmp_pa
 @pytest.mark.parametrize("act", ["404 EndpointNotFound", "502 ExternalError.DirListingFailed", "500 Oops"])
 def test_another_failure_is_no_absence(act, service, store, tmp_path):
     """M5: a 404 may speak of the collection, and not of the path."""
-    service.fail("ls", act)
-    service.fail("stat", act)
+    service.fail("ls", act, path="/raw")
+    service.fail("stat", act, path="/raw")
     for ask in (store.names, store.size):
         with pytest.raises(TryLater) as caught:
             ask("raw")
