@@ -156,7 +156,7 @@ def test_close_ends_its_connection_and_its_threads(server):
 # -- who it talks to
 
 
-def test_m27_a_host_whose_key_is_not_known_is_not_talked_to_and_how_to_add_it_is_said(server):
+def test_a_host_whose_key_is_not_known_is_not_talked_to_and_how_to_add_it_is_said(server):
     (server.secrets / "empty").write_text("")
     for known, reason in (("empty", "is not in"), ("none", "cannot be read")):
         with pytest.raises(BadConfig) as told:
@@ -232,6 +232,7 @@ def test_m27_nothing_that_listens_and_something_that_never_answers_is_a_host_tha
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.9])
 def test_m27_a_host_that_falls_silent_while_it_lets_us_in_is_down(server, share):
+    """M27: nor on what comes after connecting: the banner, the keys, the login, the first session."""
     with sftp_server.line(server) as way:
         SftpStore(way.server.settings()).close()
     with sftp_server.line(server, back=share * way.passed["back"], goes_silent=True) as way, pytest.raises(HostDown):
@@ -264,6 +265,7 @@ def test_m27_a_line_that_dies_under_a_file_ends_the_batch_and_the_part_is_gone_o
 
 
 def test_m27_a_batch_has_a_time_limit_in_all(server, tmp_path):
+    """M27: there was no limit for all of it, so callers queued behind one that went on for ever."""
     put(server, SMALL)
     with opened(server.settings(time_limit_s=0)) as store:
         failures = store.fetch(wanted(tmp_path / "local", SMALL))

@@ -249,7 +249,8 @@ def test_store_puts_files_there_and_nothing_else(made, local):
     assert made.tree() == {"raw": None, **contents}
 
 
-def test_store_replaces_what_is_there_whole(made, local):
+def test_m7_store_replaces_what_is_there_whole(made, local):
+    """M7: lists were written straight to their final names, so readers saw parts of them."""
     made.put("list", b"the old one, which is longer")
     reader = (made.root / "list").open("rb")
     (local / "list").write_bytes(b"the new one")
