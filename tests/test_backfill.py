@@ -13,7 +13,7 @@ from pathlib import Path
 import mirror_world
 import pytest
 import sftp_server
-from faulty_store import fails, install
+from faulty_store import FaultyStore, fails, install
 from mirror_world import NOW, dmap_bytes, holding, mirror_folder, neighbour, on_mirror, records, sha1, world
 
 from dataflow.lib.checksum import sha256
@@ -418,13 +418,16 @@ def test_a_clock_that_was_set_back_holds_nobody_up_for_long(tmp_path):
 # -- sources that are down
 
 
-def unreachable(monkeypatch, *roots: str) -> None:
+def unreachable(monkeypatch, *roots: str, at_once: bool = True) -> None:
+    """Stores cannot be opened; or, if not at once, not be asked for anything."""
     real = stores.open_store
 
     def open_store(settings, here, work):
-        if settings.root.endswith(roots):
-            raise HostDown(f"no route to {settings.root}")
-        return real(settings, here, work)
+        error = HostDown(f"no route to {settings.root}")
+        if settings.root.endswith(roots) and at_once:
+            raise error
+        store = real(settings, here, work)
+        return FaultyStore(store, fails("names", error)) if settings.root.endswith(roots) else store
 
     monkeypatch.setattr(stores, "open_store", open_store)
 
@@ -459,9 +462,10 @@ def test_what_is_not_complete_is_told_once_until_it_is(loaded):
     assert len(alerts(loaded, condition=True)) == 2
 
 
-def test_all_sources_down_is_unreachable_and_costs_no_try(loaded, monkeypatch):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_all_sources_down_is_unreachable_and_costs_no_try(loaded, monkeypatch, at_once):
     staged(loaded, B, "c" * 64)
-    unreachable(monkeypatch, "/bas", "/nssc")
+    unreachable(monkeypatch, "/bas", "/nssc", at_once=at_once)
     code, job = ask(loaded)
     assert code == Exit.UNREACHABLE and job.counts == {"kept": 1} and accounted_once(loaded)
     for day in range(1, 8):

@@ -167,7 +167,8 @@ def _verify(arguments: argparse.Namespace) -> Task:
     from dataflow.mirror import verify
 
     months = [arguments.month] if arguments.month else None
-    return Task("mirror_verify", ONE_WRITER, lambda job: verify.verify(job, months, arguments.hashes))
+    lock_name = "verify" if arguments.hashes else ONE_WRITER  # to read every file takes days, and publishing goes on meanwhile
+    return Task("mirror_verify", lock_name, lambda job: verify.verify(job, months, arguments.hashes))
 
 
 def _sort_special(arguments: argparse.Namespace) -> Task:
