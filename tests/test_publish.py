@@ -16,7 +16,7 @@ import pytest
 from faulty_store import FaultyStore, Killed, cut, dies, fails, install
 from mirror_world import SAID, dmap_bytes, dmap_file, holding, mirror_folder, on_mirror, outcomes, records, run, sha1, world
 
-from dataflow.lib import dmap
+from dataflow.lib import dmap, place, summary
 from dataflow.lib.errors import Exit, HostDown
 from dataflow.mirror import bring, checks, hash_lists, layout, publish, transaction
 from dataflow.mirror.mirror_lists import MirrorLists
@@ -476,8 +476,10 @@ def test_a_mirror_that_cannot_be_reached_is_75_and_everything_stays(loaded, monk
     on_mirror(mirror_folder(loaded), {A: dmap_bytes(A)})
     (mirror_folder(loaded) / layout.data_folder("", MONTH) / D).write_bytes(dmap_bytes(D))
     put(loaded, B, C, D)
-    install(monkeypatch, fails(call, HostDown("no answer")))
+    opened: list[FaultyStore] = []
+    install(monkeypatch, fails(call, HostDown("no answer")), opened=opened)
     assert published(loaded) is Exit.UNREACHABLE
+    assert len(opened[0].fired) <= 2, "whoever gives no answer is not asked again for each file"
     assert in_holding(loaded) == [B, C, D] and set(outcomes(loaded, NAME).values()) == {"kept"}
     assert end(loaded)["found"] == 3
 
@@ -487,7 +489,7 @@ def test_a_file_that_changes_while_it_is_uploaded_is_not_published(loaded, monke
     real = bring.bring
 
     def changes(store, files):
-        path.write_bytes(dmap_bytes(A, salt=1))
+        path.write_bytes(b"x" * path.stat().st_size)
         return real(store, files)
 
     monkeypatch.setattr(transaction.bring, "bring", changes)
@@ -520,6 +522,36 @@ def test_asked_to_stop_it_changes_nothing_more(loaded):
 
     code, _ = run(loaded, NAME, work)
     assert code is Exit.LEFT_OVER and in_holding(loaded) == [A, B] and end(loaded)["kept"] == 2
+
+
+def test_asked_to_stop_between_two_files_it_changes_nothing_more(loaded, monkeypatch):
+    put(loaded, A, B)
+    asked = []
+
+    def work(job):
+        def check(path, name, digest):
+            asked.append(name.text)
+            job.requests.stop = True
+            return digest
+
+        monkeypatch.setattr(checks, "check", check)
+        publish.publish(job, "main", None, None, False)
+
+    code, _ = run(loaded, NAME, work)
+    assert code is Exit.LEFT_OVER and asked == [A] and in_holding(loaded) == [A, B]
+    assert end(loaded)["kept"] == 2 and end(loaded)["reason"] == "asked to stop" and alerts(loaded) == []
+
+
+def test_the_record_of_a_file_is_durable_before_it_is_let_go(loaded, monkeypatch):
+    """M1: killed by the end of the power, too: what is not recorded is still there."""
+    put(loaded, A)
+    (holding(loaded, "main") / B).write_bytes(b"bad")
+    order = []
+    sync, release = summary.SummaryLog.sync, place.release
+    monkeypatch.setattr(summary.SummaryLog, "sync", lambda log: (order.append("sync"), sync(log)))
+    monkeypatch.setattr(place, "release", lambda path: (order.append(path.name), release(path)))
+    published(loaded)
+    assert order[order.index(A) - 1] == "sync" and order[order.index(B) - 1] == "sync"
 
 
 def test_an_alert_that_cannot_be_sent_stops_nothing(loaded):

@@ -181,12 +181,15 @@ class _Publication:
                 raise
             except TryLater as error:
                 self.job.problem(f"{month} is left out: {error}")
-                self.job.alert_while(f"month {month}", True, f"{month} cannot be published: {error}")
+                self._tell_state_of(month, f"{month} cannot be published: {error}")
                 self.accounts.keep_all((file.name.text for file in by_month.get(month, [])), f"{month} is left out: {error}")
             else:
-                if self.planner.changes:
-                    self.job.alert_while(f"month {month}", False)
+                self._tell_state_of(month, "")
                 yield plan
+
+    def _tell_state_of(self, month: str, trouble_told: str) -> None:
+        if self.planner.changes:
+            self.job.alert_while(f"month {month}", bool(trouble_told), trouble_told)
 
     def _tell(self, plans: Sequence[MonthPlan]) -> None:
         for plan in plans:
