@@ -17,7 +17,6 @@ from faulty_store import FaultyStore, fails, install
 from mirror_world import NOW, dmap_bytes, holding, mirror_folder, neighbour, on_mirror, records, sha1, world
 
 from dataflow.lib.checksum import sha256
-from dataflow.lib.context import Requests
 from dataflow.lib.errors import Exit, HostDown, TryLater
 from dataflow.lib.summary import SummaryLog
 from dataflow.mirror import backfill, fulfil, layout, requests, stores
@@ -282,10 +281,23 @@ def test_what_a_line_of_ours_that_cannot_be_read_names_is_kept(loaded):
     assert ask(loaded)[0] == Exit.ACCOUNTED and states(loaded) == {B: DONE}
 
 
-def test_asked_to_stop_it_keeps_the_rest_and_uses_up_no_try(loaded):
+class StopsAfter:
+    """What signals have asked for: to stop, from the N-th look at it on."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    @property
+    def stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("looks", "reason"), [(0, "asked to stop"), (1, "bas: asked to stop")])
+def test_asked_to_stop_it_keeps_the_rest_and_uses_up_no_try(loaded, looks, reason):
     on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
-    code, job = ask(loaded, requests=Requests(stop=True))
-    assert code == Exit.LEFT_OVER and job.counts == {"kept": 1} and reasons(loaded)[B] == "asked to stop"
+    code, job = ask(loaded, requests=StopsAfter(looks))
+    assert code == Exit.LEFT_OVER and job.counts == {"kept": 1} and reasons(loaded)[B] == reason
     assert book(loaded)[B].tries == {} and work_off(loaded)[0] == Exit.ACCOUNTED
 
 
