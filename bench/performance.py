@@ -21,7 +21,9 @@ from pathlib import Path
 import results
 from results import ROOT, Result
 
-BENCHMARKS = ("convert", "distribute", "plot", "transfer", "rsync_to_nas", "chain", "growth")
+BENCHMARKS = (
+    "convert", "distribute", "plot", "transfer", "rsync_to_nas", "chain", "growth", "compare_mirrors", "publish", "sftp_sync",
+)  # fmt: skip
 DOCUMENT, PLOT = "performance.md", "performance.svg"
 KEPT = ROOT / "build" / "bench"
 

@@ -25,6 +25,7 @@ from dataflow.lib.machine import Machine, Root
 from dataflow.lib.mirror_settings import MIRROR_FOLDERS, OWN_SOURCE, STORE_NEEDS, Mirror, StoreSettings
 from dataflow.lib.names import Kind
 
+ADDRESS = r"[A-Za-z0-9][A-Za-z0-9._:-]*"
 Finding = tuple[schema.Key, str]
 """Where in the document, and what is wrong there."""
 
@@ -110,7 +111,7 @@ def _machine_findings(host: Host, key: schema.Key, machine: Machine) -> Iterator
     yield from _root_findings(key, machine.roots)
     yield from _folder_findings(key, machine.folders, {**host.roots, **machine.roots})
     for name, value in (("address", machine.address), ("user", machine.user or "x"), ("name", machine.name)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:-]*", value):
+        if not re.fullmatch(ADDRESS, value):
             yield (*key, name), f"{value!r} cannot be one"
     if not re.fullmatch(r"[A-Za-z0-9/._-]+", machine.command):
         yield (*key, "command"), f"{machine.command!r} must be the plain path of the program on that machine"
@@ -186,6 +187,8 @@ def _store_findings(key: schema.Key, store: StoreSettings, roots: Mapping[str, R
     for word in STORE_NEEDS[store.kind]:
         if getattr(store, word) is None:
             yield key, f"a store of kind {store.kind} needs `{word}`"
+    if store.address is not None and not re.fullmatch(ADDRESS, store.address):
+        yield (*key, "address"), f"{store.address!r} cannot be one"
     for word in ("connect_timeout_s", "keep_alive_s", "time_limit_s", "channels", "port"):
         if not (math.isfinite(value := getattr(store, word)) and value > 0):
             yield (*key, word), f"must be more than zero, not {value}"

@@ -124,7 +124,7 @@ def connect(ctx: Context, host: str) -> Link:
         with _attempt_lock(socket):
             if not _is_alive(link, socket):
                 close(socket)
-                _spend(ctx, there)
+                spend(ctx.here.machine_state, there.machine.address, ctx.flow.ssh.max_new_connections_per_minute)
                 _start_master(ctx, there, socket)
                 _prove(link)
     except HostDown:
@@ -246,19 +246,22 @@ def _master_answers(link: Link) -> bool:
     return command.run([*link.argv, "-O", "check", link.destination], timeout_s=5).returncode == 0
 
 
-def _spend(ctx: Context, there: Here) -> None:
-    """Count one new connection to an address, or refuse it. Times are of the monotonic clock that all processes share."""
-    folder = ctx.here.machine_state / "connections"
+def spend(machine_state: Path, address: str, limit: int) -> None:
+    """Count one new connection to an address, or refuse it. Times are of the monotonic clock that all processes share.
+
+    Raises:
+        HostDown: ``limit`` were made within a minute.
+    """
+    folder = machine_state / "connections"
     folder.mkdir(parents=True, exist_ok=True)
-    limit = ctx.flow.ssh.max_new_connections_per_minute
-    descriptor = os.open(folder / there.machine.address, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+    descriptor = os.open(folder / address, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         now = time.monotonic()
         spent = [t for t in _times(os.pread(descriptor, 65536, 0)) if 0 <= now - t < 60]
         if len(spent) >= limit:
             wait_s = 60 - now + spent[0]
-            raise HostDown(f"{limit} new connections a minute to {there.machine.address} are used up; the next in {wait_s:.0f} s")
+            raise HostDown(f"{limit} new connections a minute to {address} are used up; the next in {wait_s:.0f} s")
         content = json.dumps([*spent, now]).encode()
         os.pwrite(descriptor, content, 0)  # not emptied before: a full disk must not forget what was spent
         os.ftruncate(descriptor, len(content))

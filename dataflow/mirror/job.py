@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import dataflow
-from dataflow.lib import alert, lock, place, version
+from dataflow.lib import alert, lock, place, ssh, version
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Requests, utc_now
 from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
@@ -108,7 +108,10 @@ class Job:
         raise BadConfig(f"there is no holding directory {name!r}; there are: {', '.join(self.settings.holdings)}")
 
     def open(self, settings: StoreSettings) -> Store:
-        """A store that is closed at the end of the job."""
+        """A store that is closed at the end of the job. What connects is counted, as every new connection of this machine is."""
+        if settings.kind == "sftp":
+            limit = self.config.flow.ssh.max_new_connections_per_minute
+            ssh.spend(self.here.machine_state, str(settings.address), limit)
         store = stores.open_store(settings, self.here, self.folder("work"))
         self.opened.append(store)
         return store
