@@ -396,7 +396,15 @@ def test_an_unknown_partner_is_a_matter_of_the_configuration(loaded):
 
 def test_a_report_that_cannot_be_read_is_written_anew(loaded):
     run(loaded)
-    for content in (b"", b"\xff", b"[]", b"{}", b'{"v": 1, "months": {"202611": {"odd": 1}}}', b'{"v": 2, "months": {}}'):
+    for content in (
+        b"",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"v": 1, "months": {"202611": {"odd": 1}}}',
+        b'{"v": 2, "months": {}}',
+        b'{"v": 1, "months": []}',
+    ):
         (reports(loaded) / "report.json").write_bytes(content)
         run(loaded)
         assert report(loaded)["months"][MONTH]["agreed"] == 2

@@ -42,7 +42,7 @@ def made() -> tuple[Report, dict[str, Detail]]:
         "202603": entry(950, counts={"only there": 50}),
         "202604": entry(10, counts={"only there": 3000}),
         "202605": entry(0, counts={"only there": 1234}, no_list="here"),
-        "202606": Entry(problem="raw/2026/06 cannot be opened: <b>permission</b> denied"),
+        "202606": Entry(problem='raw/2026/06 cannot be opened: <b>permission</b> denied" onmouseover="alert(1)'),
         "202607": entry(counts={"different": 2}, problem="the line is dead"),
         "202608": entry(excluded=7),
         "202611": entry(

@@ -149,8 +149,8 @@ def _read_at_once(data: bytes, month: str) -> dict[str, str] | None:
     """The hashes of a list in which every line is good and no name comes twice; None of any other list.
 
     A list has thousands of lines and nearly always nothing to refuse. In one that matches, a line is 40 characters, two spaces
-    and a name of the month. If there are two words to a line, no space is inside the 40; and if all first words together are
-    40 digits to a line and nothing else, each of them is a hash.
+    and a name of the month, which is no digits. So if every other word, from the first on, is nothing but digits, and all of
+    them together are 40 to a line, then each is a whole hash.
     """
     whole, _, _ = _patterns(month)
     if whole.fullmatch(data) is None:
@@ -158,7 +158,7 @@ def _read_at_once(data: bytes, month: str) -> dict[str, str] | None:
     words, count = data.decode("latin-1").split(), data.count(b"\n")
     sha1s = words[::2]
     digits = "".join(sha1s).encode()
-    if len(words) != 2 * count or len(digits) != 40 * count or digits.translate(None, _DIGITS):
+    if len(digits) != 40 * count or digits.translate(None, _DIGITS):
         return None
     hashes = dict(zip(words[1::2], sha1s, strict=True))
     return hashes if len(hashes) == count else None
