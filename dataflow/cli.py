@@ -260,7 +260,8 @@ def mirror(arguments: argparse.Namespace) -> int:
     from dataflow.mirror import job as job_module
 
     loaded, task = _load(arguments), arguments.task(arguments)
-    made = job_module.open_job(loaded, task.name, task.lock_name, _say)
+    out = (lambda text: None) if arguments.json else (lambda text: print(_shown(text), flush=True))
+    made = job_module.open_job(loaded, task.name, task.lock_name, _say, out)
     _require_user(loaded, made.here)
     made.requests.listen()
     made.progress = _progress(arguments)

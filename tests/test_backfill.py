@@ -17,7 +17,7 @@ from faulty_store import FaultyStore, fails, install
 from mirror_world import NOW, dmap_bytes, holding, mirror_folder, neighbour, on_mirror, records, sha1, world
 
 from dataflow.lib.checksum import sha256
-from dataflow.lib.errors import Exit, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
 from dataflow.lib.summary import SummaryLog
 from dataflow.mirror import backfill, fulfil, layout, requests, stores
 from dataflow.mirror.requests import CANCELLED, DONE, GIVEN_UP, OPEN
@@ -318,11 +318,9 @@ def test_without_anybody_to_ask_it_is_refused(tmp_path):
     assert ask(loaded)[0] == work_off(loaded)[0] == Exit.CONFIG
 
 
-def test_a_source_that_is_none_stops_no_other(tmp_path):
-    loaded = made(tmp_path, "mirror.backfill.sources=[{name: nowhere}, {name: bas, partner: bas}]")
-    on_mirror(neighbour(loaded, "bas"), {B: dmap_bytes(B)})
-    code, job = ask(loaded)
-    assert code == Exit.LEFT_OVER and "nowhere" in job.problems[0] and waiting(loaded) == {B: dmap_bytes(B)}
+def test_a_source_that_is_none_is_a_fault_of_the_configuration(tmp_path):
+    with pytest.raises(BadConfig, match="source 'nowhere' is nowhere"):
+        made(tmp_path, "mirror.backfill.sources=[{name: nowhere}, {name: bas, partner: bas}]")
 
 
 HOSTILE = [

@@ -134,7 +134,7 @@ def test_every_finding_is_told_at_once(write):
 
 def test_a_chain_that_ends_before_its_end_is_refused(write):
     file, _ = write("      campus: &campus {name: campus, address: campus.example}\n", "")
-    file.write_text(file.read_text().replace("campus: *campus", "campus: {name: campus, address: campus.example}"))
+    file.write_text(file.read_text().replace("*campus", "{name: campus, address: campus.example}"))
     (finding,) = findings_of(file)
     assert finding.endswith("radars.sas.machines: no machine plays campus, to which site-linux sends")
 

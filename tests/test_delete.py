@@ -405,8 +405,8 @@ def test_a_file_that_vanishes_meanwhile_is_an_alert_and_loses_its_line(config, m
 
 def test_asked_to_stop_it_goes_on_with_the_next_run(config):
     def stopped(job):
-        said = job.say
-        job.say = lambda text: (said(text), setattr(job.requests, "stop", True))
+        told = job.out
+        job.out = lambda text: (told(text), setattr(job.requests, "stop", True))
         delete.delete(job, chroot(config).parent / "wanted.txt", True)
 
     (chroot(config).parent / "wanted.txt").write_text(f"{BAD}\n")

@@ -163,6 +163,8 @@ def _mirror_findings(key: schema.Key, mirror: Mirror) -> Iterator[Finding]:
             at = (*key, "backfill", "sources", number)
             if source.partner is not None and source.partner not in mirror.partners:
                 yield (*at, "partner"), f"there is no partner {source.partner!r}{schema.likely(source.partner, mirror.partners)}"
+            if source.partner is None and source.store is None and source.name != OWN_SOURCE:
+                yield at, f"source {source.name!r} is nowhere: give `partner` or `store`, or call it {OWN_SOURCE} for our own"
             if source.files_per_hour < 1:
                 yield (*at, "files_per_hour"), f"must be at least 1, not {source.files_per_hour}"
     for at, store in _stores(key, mirror):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import date
 
 from dataflow.lib import names
@@ -27,7 +28,7 @@ def asked(job: Job, arguments: argparse.Namespace) -> None:
     words, days = list(arguments.words), (arguments.radar, arguments.first, arguments.last)
     if words == ["requests", "list"]:
         for request in requests.load(job.here).requests.values():
-            job.say(requests.line(request))
+            job.show(requests.line(request), **asdict(request))
     elif words[:2] == ["requests", "cancel"]:
         requests.cancel(job, words[2:])
     elif words[:2] == ["requests", "retry"]:
@@ -84,7 +85,7 @@ def _ask(job: Job, radar: str, first: date, last: date) -> tuple[Book, Presence]
     found = gaps.between(expected, presence)
     new = requests.ask(book, found.missing, job.clock())
     requests.save(job.here, book)
-    job.say(f"{radar}, {first} to {last}: known files {len(expected)}, missing {len(found.missing)}, newly asked for {len(new)}")
+    job.show(f"{radar}, {first} to {last}: known files {len(expected)}, missing {len(found.missing)}, newly asked for {len(new)}")
     _tell(job, radar, found, book)
     return book, presence
 

@@ -113,7 +113,8 @@ def add_backfill(parser: argparse.ArgumentParser) -> None:
 
 def summary_of(job: Job, code: int) -> dict[str, Any]:
     """What a job came to, for machines."""
-    return {"job": job.name, "exit": code, "counts": dict(sorted(job.counts.items())), "problems": job.problems}
+    counts = dict(sorted(job.counts.items()))
+    return {"job": job.name, "exit": code, "counts": counts, "problems": job.problems, "shown": job.shown}
 
 
 def _publish(arguments: argparse.Namespace) -> Task:
@@ -187,7 +188,8 @@ def _login(arguments: argparse.Namespace) -> Task:
 def _backfill(arguments: argparse.Namespace) -> Task:
     from dataflow.mirror import backfill
 
-    return Task("backfill", "backfill", lambda job: backfill.asked(job, arguments))
+    lock_name = "reading" if arguments.words == ["requests", "list"] else "backfill"
+    return Task("backfill", lock_name, lambda job: backfill.asked(job, arguments))
 
 
 def months_since(first: str, now: datetime) -> list[str]:

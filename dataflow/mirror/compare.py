@@ -115,7 +115,7 @@ class _Comparison:
             text = f"{self.report.partner}, {subject}: {{count}} more: {{names}}. {advice}. The report: {_without_fields(page)}"
             self.report.new[subject] = self._job.alert_changes(f"{self.report.partner}: {subject}", items, text)
         agreement.write_report(self._folder, self.report, report_page.page(self.report, details))
-        self._job.say(f"{agreement.digest(self.report)}; the report: {page}")
+        self._job.show(f"{agreement.digest(self.report)}; the report: {page}")
         if unread := {month: entry.problem for month, entry in sorted(self.report.months.items()) if entry.problem}:
             month, problem = next(iter(unread.items()))
             self._job.problem(f"{agreement.counted(len(unread), 'month')} could not be compared; the first is {month}: {problem}")

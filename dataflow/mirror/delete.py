@@ -64,7 +64,7 @@ def delete(job: Job, names_file: Path, yes: bool) -> None:
     if not yes:
         for file in files:
             job.file(file.name, "skipped", "would be deleted", source=mirror.path_of(file))
-        job.say(f"{len(files)} files would be deleted; nothing was changed. With --yes it is done")
+        job.show(f"{len(files)} files would be deleted; nothing was changed. With --yes it is done")
     elif files := list(_hashed(mirror, files)):
         _carry_out(mirror, Transaction(deletions.new_stamp(job), "block", tuple(files)))
 
@@ -84,7 +84,7 @@ def undo(job: Job, transaction: str, yes: bool) -> None:
     elif not yes:
         for file in found.files:
             job.file(file.name, "skipped", "would be restored", source=mirror.path_aside(found, file))
-        job.say(f"{len(found.files)} files would be put back; nothing was changed. With --yes it is done")
+        job.show(f"{len(found.files)} files would be put back; nothing was changed. With --yes it is done")
     else:
         is_begun = found.stage in UNDOING
         _carry_out(mirror, found if is_begun else replace(found, stage=UNDOING[0]))
@@ -121,7 +121,7 @@ def _looked_up(mirror: _Mirror, wanted: Iterable[Name]) -> Iterator[Doomed]:
         for name in group:
             odd_lines = tuple(_text(line) for line in listed.kept if _is_line_of(line, name.text))
             file = Doomed(name.text, listed.hashes.get(name.text), odd_lines, there.get(name.text))
-            mirror.job.say(_state_of(file))
+            mirror.job.show(_state_of(file), file=file.name)
             if file.name in there and file.size_bytes is None:
                 _leave(mirror.job, file.name, "what lies under its name is no regular file")
             elif file.name in listed.unclear and not odd_lines:
@@ -191,9 +191,9 @@ def _carry_out(mirror: _Mirror, transaction: Transaction) -> None:
         return
     deletions.write(mirror.job, transaction)
     is_undone = transaction.stage == "undone"
-    mirror.job.say(f"{transaction.stamp}: {len(transaction.files)} files {'put back' if is_undone else 'deleted'}")
+    mirror.job.show(f"{transaction.stamp}: {len(transaction.files)} files {'put back' if is_undone else 'deleted'}")
     if not is_undone:
-        mirror.job.say(f"To put them back: dataflow mirror delete --undo {transaction.stamp} --yes")
+        mirror.job.show(f"To put them back: dataflow mirror delete --undo {transaction.stamp} --yes")
 
 
 def _require_time(job: Job) -> None:

@@ -33,7 +33,10 @@ OUTCOMES = ("done", "kept", "quarantined", "skipped")
 
 @dataclass(slots=True)
 class Job:
-    """What a command is given. ``lock_name``: jobs with the same one never run at once."""
+    """What a command is given. ``lock_name``: jobs with the same one never run at once.
+
+    ``say`` is for what goes on, ``out`` for what the command was asked to tell (``show``).
+    """
 
     config: Config
     settings: Mirror
@@ -42,18 +45,25 @@ class Job:
     lock_name: str
     log: SummaryLog
     say: Callable[[str], None]
+    out: Callable[[str], None]
     clock: Callable[[], datetime] = utc_now
     requests: Requests = field(default_factory=Requests)
     progress: Callable[[str, int, int], None] | None = None
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-    opened: list[Store] = field(default_factory=list)
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    opened: dict[StoreSettings, Store] = field(default_factory=dict)
 
     def file(self, name: str, outcome: str, action: str, **fields: Any) -> None:
         """Account for one file: ``done``, ``kept``, ``quarantined`` or ``skipped``. Fields are those of the summary log."""
         assert outcome in OUTCOMES, outcome
         self.counts[outcome] += 1
         self.log.write("file", file=name, outcome=outcome, action=action, **fields)
+
+    def show(self, text: str, **fields: Any) -> None:
+        """Tell what the command was asked for: a line for a person, with its fields for machines."""
+        self.shown.append({**fields, "text": text})
+        self.out(text)
 
     def problem(self, text: str) -> None:
         """Something went wrong that concerns no single file: told, in the record of the end, and the run ends with 1 or more."""
@@ -108,20 +118,25 @@ class Job:
         raise BadConfig(f"there is no holding directory {name!r}; there are: {', '.join(self.settings.holdings)}")
 
     def open(self, settings: StoreSettings) -> Store:
-        """A store that is closed at the end of the job. What connects is counted, as every new connection of this machine is."""
-        if settings.kind == "sftp":
-            limit = self.config.flow.ssh.max_new_connections_per_minute
-            ssh.spend(self.here.machine_state, str(settings.address), limit)
-        store = stores.open_store(settings, self.here, self.folder("work"))
-        self.opened.append(store)
-        return store
+        """A store, opened once for each settings and closed at the end of the job.
+
+        What connects is counted, as every new connection of this machine is.
+        """
+        if settings not in self.opened:
+            if settings.kind == "sftp":
+                limit = self.config.flow.ssh.max_new_connections_per_minute
+                ssh.spend(self.here.machine_state, str(settings.address), limit)
+            self.opened[settings] = stores.open_store(settings, self.here, self.folder("work"))
+        return self.opened[settings]
 
     def should_stop(self) -> bool:
         """True after SIGTERM or SIGINT: finish the file in hand and return."""
         return self.requests.stop
 
 
-def open_job(config: Config, name: str, lock_name: str, say: Callable[[str], None]) -> Job:
+def open_job(
+    config: Config, name: str, lock_name: str, say: Callable[[str], None], out: Callable[[str], None] | None = None
+) -> Job:
     """A job on this machine, with the real clock.
 
     Raises:
@@ -129,7 +144,7 @@ def open_job(config: Config, name: str, lock_name: str, say: Callable[[str], Non
     """
     settings, here = config.mirror()
     run_id = f"{utc_now():%Y%m%dT%H%M%S.%fZ}-{os.getpid()}"
-    return Job(config, settings, here, name, lock_name, SummaryLog(here, name, run_id, utc_now), say)
+    return Job(config, settings, here, name, lock_name, SummaryLog(here, name, run_id, utc_now), say, out or say)
 
 
 def run(job: Job, work: Callable[[Job], None]) -> Exit:
@@ -171,6 +186,6 @@ def _worked(job: Job, work: Callable[[Job], None]) -> Exit:
         job.alert(f"{job.name} ended with a bug; nothing was let go of. The traceback is in its summary log")
         return Exit.BUG
     finally:
-        for store in job.opened:
+        for store in job.opened.values():
             store.close()
     return Exit.LEFT_OVER if job.problems or job.counts["kept"] or job.counts["quarantined"] else Exit.ACCOUNTED

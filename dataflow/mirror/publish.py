@@ -196,12 +196,12 @@ class _Publication:
             for planned in plan.files:
                 self._would(planned.file.name.text, planned.fate, planned.why)
             for name in plan.unlisted:
-                self.job.say(f"{name} is on the mirror and not listed, and not in the holding directory")
+                self.job.show(f"{name} is on the mirror and not listed, and not in the holding directory")
             for name in plan.gone:
-                self.job.say(f"{name} is listed and not on the mirror, and not in the holding directory")
+                self.job.show(f"{name} is listed and not on the mirror, and not in the holding directory")
 
     def _would(self, text: str, fate: Fate, why: str) -> None:
-        self.job.say(f"{names.printable(text)} {_WOULD[fate]}" + (f": {why}" if why else ""))
+        self.job.show(f"{names.printable(text)} {_WOULD[fate]}" + (f": {why}" if why else ""))
         self.accounts.skip(text, _WOULD[fate], why or None)
 
 

@@ -60,7 +60,7 @@ def _settle(job: Job, path: Path, report: Report, special: list[int], move: bool
     """Tell of a special file, and move it if that is asked for; what was done."""
     told = f"{path.name}: CPID {', '.join(map(str, special))}"
     if not move:
-        job.say(told)
+        job.show(told)
         return "special"
     copy.move(job.here, path, path.parent / SPECIAL / path.name, report.sha256)
     job.say(f"{told}: moved to {SPECIAL}")

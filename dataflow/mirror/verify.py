@@ -263,13 +263,15 @@ def _record(job: Job, place_of: str, found: Sequence[Finding], files: int, hashe
         about = [finding.about for finding in group]
         job.log.write("action", action="found", month=place_of, kind=kind, count=len(about), files=about[:RECORDED])
         more = f" and {len(about) - SHOWN} more" if len(about) > SHOWN else ""
-        job.say(f"{place_of}: {len(about)} {kind}: {', '.join(about[:SHOWN])}{more}")
+        job.show(
+            f"{place_of}: {len(about)} {kind}: {', '.join(about[:SHOWN])}{more}", month=place_of, kind=kind, files=list(about)
+        )
 
 
 def _tell(job: Job, found: Mapping[str, Sequence[Finding]], is_all: bool) -> None:
     """Say what mends what was found; alert of what is new, if everything was looked at: else nobody knows what has ended."""
     for kind in sorted({finding.kind for each in found.values() for finding in each}):
-        job.say(f"{kind}: {MENDED_BY[kind]}")
+        job.show(f"{kind}: {MENDED_BY[kind]}")
     if is_all:
         items = [item for month, each in found.items() for item in _items(month, each)]
         job.alert_changes(

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from dataflow.lib.errors import BadConfig
-from dataflow.lib.mirror_settings import OWN_SOURCE, Source
+from dataflow.lib.mirror_settings import Source
 from dataflow.lib.names import Name
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
@@ -38,7 +37,6 @@ def ask(job: Job, source: Source, wanted: Collection[Name]) -> tuple[Store, Answ
 
     Raises:
         HostDown: it cannot be reached.
-        BadConfig: the source is of no kind that there is.
     """
     from dataflow.mirror.sources import folder, partner
 
@@ -49,7 +47,5 @@ def ask(job: Job, source: Source, wanted: Collection[Name]) -> tuple[Store, Answ
     if source.store is not None:
         store = job.open(source.store)
         return store, folder.offers(store, source.tree, wanted)
-    if source.name == OWN_SOURCE:
-        store = job.open(job.settings.store)
-        return store, folder.offers(store, job.settings.tree, wanted)
-    raise BadConfig(f"the source {source.name!r} of backfill names neither a partner nor a store, and is not {OWN_SOURCE!r}")
+    store = job.open(job.settings.store)
+    return store, folder.offers(store, job.settings.tree, wanted)
