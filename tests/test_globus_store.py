@@ -745,7 +745,9 @@ def test_publishing_killed_at_a_call_loses_nothing(moment, service, tmp_path, mo
         was_killed = globus_server.killed(lambda: test_publish.published(over_globus), service, number, moment)
         assert was_killed or number > 50
         scene.assert_nothing_lost()
+        mirror_world.SAID.clear()
         test_publish.published(over_globus)
+        assert test_publish.in_holding(scene.loaded) == [], (number, mirror_world.SAID)
         scene.assert_ended()
         assert all(task.status not in globus_tasks.RUNNING for task in service.tasks)
         if not was_killed:
