@@ -17,7 +17,7 @@ from sftp_server import Server
 from stores_under_test import opened
 
 from dataflow.lib.errors import BadConfig, HostDown, TryLater
-from dataflow.mirror.stores import Absent
+from dataflow.mirror.stores import Absent, sftp
 from dataflow.mirror.stores.sftp import SftpStore
 
 BIG = os.urandom(3_000_017)
@@ -290,6 +290,17 @@ def test_a_root_that_is_not_there_is_a_disk_that_is_not_mounted_and_not_an_empty
             with pytest.raises(TryLater, match="mounted") as told:
                 question()
             assert not isinstance(told.value, Absent)
+
+
+def test_a_folder_that_has_no_end_is_not_used_and_the_connection_goes_on(server, monkeypatch):
+    """Names would be collected for the whole time limit, until the memory is used up."""
+    put(server, {f"{number:04}": b"" for number in range(1000)})
+    with opened(server.settings()) as store:
+        monkeypatch.setattr(sftp, "MOST_ENTRIES", 500)
+        with pytest.raises(TryLater, match="more than 500 entries"):
+            store.names("")
+        monkeypatch.setattr(sftp, "MOST_ENTRIES", 2000)
+        assert len(store.names("")) == 1000
 
 
 def test_the_root_may_be_that_of_the_machine_or_the_home_of_the_login(server):

@@ -32,6 +32,8 @@ _SHA1_LINE = re.compile(rb"([0-9a-f]{40})  (.+)", re.DOTALL)
 HASHED_AT_ONCE = 1000
 """Names given to one ``sha1sum``, few enough that they fit on their way while nobody reads the hashes yet."""
 PIECES_AT_ONCE, LISTS_AT_ONCE = 32, 8
+MOST_ENTRIES = 200_000
+"""With more names no folder of a mirror is to be listed: a server that goes on for ever would take all the memory."""
 
 
 class SftpStore:
@@ -183,6 +185,8 @@ class SftpStore:
                 some = list(takewhile(lambda answer: answer.status != sftp_session.EOF, answers))
                 is_all = len(some) < len(answers)
                 listed.update({os.fsdecode(name): at for answer in some for name, at in answer.entries(what)})
+                if len(listed) > MOST_ENTRIES:
+                    raise TryLater(f"{what} has more than {MOST_ENTRIES} entries: it is not used at all")
 
         yield from self._with(folder, self._asked(folder, sftp_session.OPENDIR), use)
         return {name: attributes for name, attributes in listed.items() if name not in (".", "..")}
