@@ -24,6 +24,7 @@ from dataflow.lib.mirror_settings import StoreSettings
 from dataflow.mirror import download, stores
 from dataflow.mirror.job import Job
 from dataflow.mirror.stores import paths
+from dataflow.mirror.stores.directory import DirectoryStore
 
 JOB = "mirror_test"
 NAMES = [f"20201104.{hour:02}00.00.sas.a.rawacf.bz2" for hour in range(0, 24, 2)]
@@ -216,6 +217,17 @@ def test_a_disk_without_room_keeps_everything_and_fetches_nothing(config, monkey
     assert holds(config) == {} and "GB free" in records(config, JOB, "file")[0]["reason"]
     monkeypatch.setattr(place, "free_bytes", lambda here, root: free)
     assert run(config) == Exit.ACCOUNTED and holds(config) == CONTENTS
+
+
+def test_a_file_for_which_there_is_no_room_holds_up_no_other(config, monkeypatch):
+    """A size is what another machine tells: one that is wrong, or not to be believed, would stop all that comes after it."""
+    config = mirror_world.world(config.root, ["mirror.roots.holding.reserve_bytes=1000"])
+    real = DirectoryStore.names
+    told = {NAMES[2]: 1 << 60}
+    monkeypatch.setattr(DirectoryStore, "names", lambda store, folder: {**real(store, folder), **told})
+    assert run(config) == Exit.LEFT_OVER
+    assert holds(config) == {name: content for name, content in CONTENTS.items() if name != NAMES[2]}
+    assert outcomes(config, JOB)[NAMES[2]] == "kept"
 
 
 def test_a_disk_that_is_not_mounted_gets_nothing(config):

@@ -141,10 +141,15 @@ class _Download:
 
         Raises:
             HostDown: the store cannot be reached; what came is published.
-            TryLater: a disk of this machine is not there, or has no room.
+            TryLater: a disk of this machine is not there.
         """
-        place.require_room(self.job.here, self._disks().values(), sum(file.size_bytes for file in batch))
         self._check_disks()
+        try:
+            place.require_room(self.job.here, self._disks().values(), sum(file.size_bytes for file in batch))
+        except TryLater as error:  # for these, whose sizes another machine has told; the next ones may be small
+            for file in batch:
+                self._keep(file.name, str(error))
+            return
         verified, wrong = self._fetch(batch)
         if wrong and self.down is None:
             again, wrong = self._fetch(list(wrong))
