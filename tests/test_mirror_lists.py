@@ -9,7 +9,7 @@ from faulty_store import FaultyStore, Killed, cut, dies, fails
 from mirror_world import mirror_folder, world
 
 from dataflow.lib.errors import HostDown, TryLater
-from dataflow.mirror import hash_lists, layout
+from dataflow.mirror import hash_lists, layout, mirror_lists
 from dataflow.mirror.hash_lists import FailedList, HashList, MasterList
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent, Refused
@@ -242,6 +242,31 @@ def test_blocklist_is_all_its_files(mirror):
     assert NAMES[1] in lists.blocklist()
     with pytest.raises(ValueError):
         lists.block(NAMES, "../x.txt")
+
+
+@pytest.mark.parametrize("name", ["bad files (2019).txt", "-old.txt", "a" * 150 + ".txt", "\udcff.txt", "ä.txt"])
+def test_a_file_of_the_blocklist_may_have_any_name(mirror, name):
+    """One that is passed over for its name is a blocklist taken for empty."""
+    folder = mirror.top / ".config/blocklist"
+    folder.mkdir(parents=True)
+    (folder / name).write_text(f"{NAMES[0]}\n")
+    (folder / ".hidden.txt").write_text(f"{NAMES[1]}\n")
+    assert mirror.lists().blocklist() == {NAMES[0]}
+    (folder / name).rename(folder / f".{name}.old")
+    assert mirror.lists().blocklist() == {NAMES[0]}
+
+
+def test_what_is_far_too_large_for_a_list_is_not_fetched(mirror, monkeypatch):
+    """It would fill the disk on which the holding directories lie, and then the memory."""
+    mirror.lists().replace_month(MONTH, NEW)
+    size = (mirror.folder() / f"{MONTH}.hashes").stat().st_size
+    monkeypatch.setattr(mirror_lists, "LIST_BYTES_MAX", size)
+    assert mirror.lists().month(MONTH).hashes == NEW.hashes
+    monkeypatch.setattr(mirror_lists, "LIST_BYTES_MAX", size - 1)
+    lists = mirror.lists()
+    with pytest.raises(TryLater, match="it is not fetched") as raised:
+        lists.month(MONTH)
+    assert not isinstance(raised.value, Absent) and "fetch" not in [call for call, _ in mirror.faulty.calls]
 
 
 def test_many_months_are_fetched_at_once(mirror):

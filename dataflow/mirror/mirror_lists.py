@@ -34,7 +34,10 @@ Lost = Callable[[bytes, bytes], list[str]]
 """What of one list another lacks, each as it may be shown."""
 
 _BLOCKLIST_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\.txt", re.ASCII)
-_BLOCKLIST_FILE_OR_OLD = re.compile(rf"({_BLOCKLIST_FILE.pattern})|\.({_BLOCKLIST_FILE.pattern})\.old", re.ASCII)
+_BLOCKLIST_FILE_OR_OLD = re.compile(r"([^.].*\.txt)|\.([^.].*\.txt)\.old", re.DOTALL)
+"""Of those that are read; people give them any names."""
+LIST_BYTES_MAX = 1 << 28
+"""What is larger is no list and is not fetched. A month with a file for every minute of 40 radars has a list of half of that."""
 _SCRATCH = "lists."
 _STALE_S = 86400.0
 _SHOWN = 3
@@ -254,6 +257,8 @@ class MirrorLists:
                 size = there[_name(candidate)]
                 if size is None:
                     raise TryLater(f"{candidate} is no regular file: a person has to see what that is")
+                if size > LIST_BYTES_MAX:
+                    raise TryLater(f"{candidate} has {size} bytes, and no list has more than {LIST_BYTES_MAX}: it is not fetched")
                 return candidate, size
         raise Absent(f"there is no {path}")
 
