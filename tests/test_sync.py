@@ -208,6 +208,32 @@ def test_excluded_radars_are_not_fetched_and_unknown_ones_are_told_once(config):
     assert len(alerts(config)) == 1 and "xyz" in alerts(config)[0]
 
 
+def test_a_name_that_lies_on_our_mirror_unlisted_with_other_content_is_told_once_and_not_fetched(config):
+    """It would be fetched and set aside again by every run, each time with an alert."""
+    lying = mirror_folder(config) / layout.data_folder("", MONTH)
+    (lying / THERE[0]).write_bytes(b"something else")
+    (lying / THERE[1]).write_bytes(CONTENTS[THERE[1]])
+    for _ in range(2):
+        assert run(config) == Exit.ACCOUNTED
+    assert holds(config).keys() == set(THERE[1:]), "what is the same content is compared and listed when it is published"
+    assert len(alerts(config)) == 1 and THERE[0] in alerts(config)[0] and THERE[1] not in alerts(config)[0]
+
+
+def test_a_folder_of_our_mirror_that_cannot_be_listed_leaves_its_month_out(config, monkeypatch):
+    names = stores.directory.DirectoryStore.names
+    seen = []
+
+    def second_time(store, folder):
+        seen.extend([folder] if folder == "sddata/raw/2026/11" else [])
+        if seen.count("sddata/raw/2026/11") == 2:
+            raise stores.Refused("403")
+        return names(store, folder)
+
+    monkeypatch.setattr(stores.directory.DirectoryStore, "names", second_time)
+    assert run(config) == Exit.LEFT_OVER and holds(config) == {}
+    assert "its folder on our mirror cannot be read: 403" in records(config, JOB, "end")[-1]["reason"]
+
+
 # -- lists that are hostile, broken or cannot be read
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from dataflow.lib import place, schema
-from dataflow.lib.errors import BadConfig, TryLater
+from dataflow.lib.errors import BadConfig, HostDown, TryLater
 from dataflow.lib.mirror_settings import Mirror, Partner
 from dataflow.mirror import layout
 from dataflow.mirror.differences import Kind, differences_of_month
@@ -66,7 +66,8 @@ class _Sync:
         work = job.folder("work")
         self._job, self._partner, self._tree = job, partner, settings.tree
         self._holding = job.holding(settings.holding)
-        self._ours = MirrorLists(job.open(job.settings.store), job.settings.tree, work)
+        self._our_store: Store = job.open(job.settings.store)
+        self._ours = MirrorLists(self._our_store, job.settings.tree, work)
         self._store: Store = job.open(settings.store)
         self._theirs = MirrorLists(self._store, settings.tree, work)
         self._blocked, self._failed = self._ours.blocklist(), self._ours.failed().reasons
@@ -84,7 +85,7 @@ class _Sync:
         except TryLater as error:
             self._job.problem(f"{month} is left out, because the list of {whose} cannot be read: {error}")
             return True
-        self._fetch(self._not_waiting(month, self._wanted(month, ours, theirs), waiting))
+        self._fetch(self._not_lying(month, self._not_waiting(month, self._wanted(month, ours, theirs), waiting)))
         return True
 
     def _our_month(self, month: str) -> HashList:
@@ -156,6 +157,28 @@ class _Sync:
             "before those are published or set aside: {names}",
         )  # fmt: skip
         return {name: sha1 for name, sha1 in wanted.items() if name not in there}
+
+    def _not_lying(self, month: str, wanted: Mapping[str, str]) -> dict[str, str]:
+        """What does not lie on our mirror with other content, unlisted: publishing would set it aside, and that every time."""
+        if not wanted:
+            return {}
+        folder = layout.data_folder(self._job.settings.tree, month)
+        try:
+            lying = {f"{folder}/{name}": name for name in self._ours.names(folder).keys() & wanted.keys()}
+        except TryLater as error:
+            self._job.problem(f"{month} is left out, because its folder on our mirror cannot be read: {error}")
+            return {}
+        hashes = self._our_store.sha1(sorted(lying)) if lying else {}
+        for found in hashes.values():
+            if isinstance(found, HostDown):
+                raise found
+        other = {lying[path] for path, sha1 in hashes.items() if sha1 != wanted[lying[path]]}
+        self._job.alert_changes(
+            f"{self._partner} {month} lying", other,
+            f"{{count}} files of {self._partner} have the names of others that lie on our mirror, are not in its list, and are "
+            "something else or cannot be read; they are not fetched before a person has moved one away: {names}",
+        )  # fmt: skip
+        return {name: sha1 for name, sha1 in wanted.items() if name not in other}
 
     def _fetch(self, wanted: Mapping[str, str]) -> None:
         paths = {name: (layout.data_path(self._tree, name_of(name)), wanted[name]) for name in sorted(wanted)}
