@@ -18,7 +18,7 @@ from mirror_world import SAID, dmap_bytes, dmap_file, holding, mirror_folder, on
 
 from dataflow.lib import dmap, place, summary
 from dataflow.lib.errors import Exit, HostDown
-from dataflow.mirror import bring, checks, hash_lists, layout, publish, transaction
+from dataflow.mirror import bring, checks, hash_lists, layout, publish, strays, transaction
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Refused, Taken
 
@@ -346,6 +346,51 @@ def test_what_a_touched_month_has_without_listing_it_is_checked_and_listed(loade
     ]
 
 
+def test_what_lies_on_the_mirror_unlisted_is_checked_too_before_it_is_listed(loaded):
+    """M3, M12: the same content twice, there and here, is no check: who put it there may have checked nothing."""
+    on_mirror(mirror_folder(loaded), {A: dmap_bytes(A)})
+    for folder in (mirror_folder(loaded) / layout.data_folder("", MONTH), holding(loaded, "main")):
+        (folder / B).write_bytes(b"junk")
+    assert published(loaded) is Exit.LEFT_OVER
+    assert listed(loaded).keys() == {A} and aside(loaded) == {B: "failed"} and in_holding(loaded) == []
+    assert B in (mirror_folder(loaded) / layout.failed_list("")).read_text()
+
+
+def test_unlisted_files_that_are_bad_keep_no_good_one_from_its_list(loaded, monkeypatch):
+    """M3: of a hundred that are looked at, a hundred bad ones would be fetched by every run, and those behind them by none."""
+    monkeypatch.setattr(strays, "MENDED_AT_ONCE", 1)
+    on_mirror(mirror_folder(loaded), {A: dmap_bytes(A)})
+    there = mirror_folder(loaded) / layout.data_folder("", MONTH)
+    (there / B).write_bytes(b"junk")
+    (there / C).write_bytes(dmap_bytes(C))
+    opened: list[FaultyStore] = []
+    for day in range(5, 9):
+        put(loaded, f"202008{day:02}.2200.01.sas.a.rawacf.bz2")
+        install(monkeypatch, opened=opened)
+        assert published(loaded) is Exit.ACCOUNTED
+        monkeypatch.undo()
+        monkeypatch.setattr(strays, "MENDED_AT_ONCE", 1)
+    assert C in listed(loaded) and B not in listed(loaded)
+    fetched = [path for store in opened for call, paths in store.calls if call == "fetch" for path in paths]
+    assert sum(path.endswith(B) for path in fetched) == 1
+    (there / B).write_bytes(dmap_bytes(B))
+    put(loaded, D)
+    assert published(loaded) is Exit.ACCOUNTED and B in listed(loaded), "another content is looked at"
+
+
+def test_an_odd_name_on_the_mirror_stops_nothing_and_is_told_once(loaded):
+    """M9: bytes that are no text, or a new line, in a name that nobody lists."""
+    on_mirror(mirror_folder(loaded), {A: dmap_bytes(A)})
+    there = os.fsencode(mirror_folder(loaded) / layout.data_folder("", MONTH))
+    for odd in (b"202008\xff.rawacf.bz2", b"202008\n.rawacf.bz2"):
+        Path(os.fsdecode(there + b"/" + odd)).write_bytes(b"x")
+    for name in (B, C):
+        put(loaded, name)
+        assert published(loaded) is Exit.ACCOUNTED
+    assert listed(loaded).keys() == {A, B, C} and in_holding(loaded) == []
+    assert len(alerts(loaded)) == 1 and r"\n" in alerts(loaded)[0] and r"\udcff" in alerts(loaded)[0]
+
+
 def test_what_is_listed_and_gone_is_told_once(loaded):
     on_mirror(mirror_folder(loaded), {A: dmap_bytes(A), B: dmap_bytes(B)})
     (mirror_folder(loaded) / layout.data_folder("", MONTH) / A).unlink()
@@ -422,6 +467,20 @@ def test_a_mirror_whose_disk_is_gone_is_not_a_new_mirror(loaded):
     (mirror_folder(loaded) / layout.month_list("", MONTH)).unlink()
     assert published(loaded) is Exit.LEFT_OVER
     assert in_holding(loaded) == [B] and "in which we wrote 1 lines" in end(loaded)["reason"]
+
+
+@pytest.mark.parametrize("spelling", ["./raw/2020/08/202008.hashes", "./raw/202008.hashes"])
+def test_a_list_that_the_master_list_names_and_that_is_gone_is_not_begun_anew(loaded, spelling):
+    """M5: this holding directory has no journal of it, so who wrote it was another one, another machine, or all before us."""
+    on_mirror(mirror_folder(loaded), {A: dmap_bytes(A), OTHER_MONTH: dmap_bytes(OTHER_MONTH)})
+    path = mirror_folder(loaded) / layout.master_list("")
+    path.write_text(path.read_text().replace("./raw/2020/08/202008.hashes", spelling))
+    (mirror_folder(loaded) / layout.month_list("", MONTH)).unlink()
+    before = master(loaded)
+    put(loaded, B)
+    assert published(loaded) is Exit.LEFT_OVER
+    assert in_holding(loaded) == [B] and "the master list names" in end(loaded)["reason"] and master(loaded) == before
+    assert not (mirror_folder(loaded) / layout.month_list("", MONTH)).exists()
 
 
 def test_a_master_list_that_is_missing_is_made_of_all_months(loaded):

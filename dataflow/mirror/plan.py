@@ -98,8 +98,19 @@ class Planner:
                 raise TryLater(
                     f"the list of {month}, in which we wrote {lines} lines, is not there: is the mirror whole? Put the list back"
                 ) from error
+            if self._is_in_master(month):
+                raise TryLater(
+                    f"the master list names a list of {month}, and there is none: is the mirror whole? Put the list back; "
+                    "only if there never was one, take its line from the master list"
+                ) from error
             return HashList({}), None
         return hash_lists.parse_month(content, month), hashlib.sha1(content).hexdigest()
+
+    def _is_in_master(self, month: str) -> bool:
+        try:
+            return not self.lists.master().hashes.keys().isdisjoint((layout.master_line(month), f"./raw/{month}.hashes"))
+        except Absent:
+            return False
 
     def _decided(self, files: Sequence[Local], listed: HashList, there: Mapping[str, int | None]) -> Iterator[Planned]:
         fates = {file: classify.by_lists(file, listed, there, self.failed) for file in files}
@@ -109,9 +120,10 @@ class Planner:
         for file, fate in fates.items():
             match fate:
                 case Fate.UNLISTED:
-                    yield _compared(file, paths[file], hashes[paths[file]])
+                    compared = _compared(file, paths[file], hashes[paths[file]])
+                    yield self._checked(file, Fate.UNLISTED) if compared.fate is Fate.UNLISTED else compared
                 case Fate.NEW:
-                    yield self._checked(file)
+                    yield self._checked(file, Fate.NEW)
                 case Fate.CONFLICT:
                     there_sha1 = listed.hashes[file.name.text]
                     yield Planned(file, fate, str(bring.other_content(paths[file], there_sha1, file)), there_sha1=there_sha1)
@@ -125,7 +137,8 @@ class Planner:
     def _reason(self, file: Local) -> str:
         return names.printable(self.failed.reasons[file.sha1, file.name.text])
 
-    def _checked(self, file: Local) -> Planned:
+    def _checked(self, file: Local, fate: Fate) -> Planned:
+        """A file that no list names yet, wherever it lies: it has its fate only if it passes the checks."""
         if self.job.should_stop():
             raise Stopped("asked to stop")
         try:
@@ -134,7 +147,7 @@ class Planner:
             return Planned(file, Fate.BAD, str(error), error.kind)
         except TryLater as error:
             return Planned(file, Fate.UNCLEAR, str(error))
-        return Planned(file, Fate.NEW)
+        return Planned(file, fate)
 
 
 def _compared(file: Local, path: str, found: str | DataflowError) -> Planned:

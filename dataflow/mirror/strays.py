@@ -2,11 +2,16 @@
 
 The first are fetched, checked as every file is, and listed. For the second there is nothing here to mend them with, or they
 would lie in the holding directory: a person is told.
+
+Which ones failed a check is remembered in ``<state>/strays.json``, each path with its size in bytes, and they are not fetched
+again while they have that size: or a hundred bad ones would be fetched by every run, and the others never.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from dataflow.lib import names, place
 from dataflow.lib.errors import BadFile, TryLater
@@ -26,7 +31,12 @@ def mend(job: Job, store: Store, plan: MonthPlan, blocked: frozenset[str]) -> di
     Raises:
         HostDown: the mirror cannot be reached.
     """
-    wanted = [name for name in plan.unlisted if _may_be_listed(job, name, blocked)][:MENDED_AT_ONCE]
+    bad = _known_bad(job)
+    wanted = [
+        name
+        for name in plan.unlisted
+        if _may_be_listed(job, name, blocked) and bad.get(_path(job, plan, name), -1) != plan.there[name]
+    ][:MENDED_AT_ONCE]
     lines: dict[str, str] = {}
     try:
         for name, sha1 in _checked(job, store, plan, wanted).items() if wanted else ():
@@ -40,7 +50,7 @@ def mend(job: Job, store: Store, plan: MonthPlan, blocked: frozenset[str]) -> di
 
 def tell(job: Job, plan: MonthPlan, mended: Mapping[str, str]) -> None:
     """Tell a person of what is left, once."""
-    unlisted = [name for name in plan.unlisted if name not in mended]
+    unlisted = [names.printable(name) for name in plan.unlisted if name not in mended]
     job.alert_changes(
         f"not listed: {plan.month}", unlisted,
         f"{{count}} files of {plan.month} are on the mirror and not in its list, and could not be listed: {{names}}",
@@ -63,6 +73,7 @@ def _checked(job: Job, store: Store, plan: MonthPlan, wanted: list[str]) -> dict
     work = job.folder("work")
     place.require_room(job.here, [work], sum(plan.there[name] or 0 for name in wanted))
     good: dict[str, str] = {}
+    bad: dict[str, int | None] = {}
     with mirror_lists.scratch(work) as folder:
         paths = {name: _path(job, plan, name) for name in wanted}
         failures = store.fetch({path: folder / name for name, path in paths.items()})
@@ -75,4 +86,21 @@ def _checked(job: Job, store: Store, plan: MonthPlan, wanted: list[str]) -> dict
                 good[name] = checks.check(folder / name, parsed)
             except (BadFile, TryLater) as error:
                 job.say(f"{path} is not listed, and stays so: {error}")
+                if isinstance(error, BadFile):
+                    bad[path] = plan.there[name]
+    if bad:
+        place.write_whole(_bad_file(job), json.dumps({**_known_bad(job), **bad}, indent=0, sort_keys=True).encode() + b"\n")
     return good
+
+
+def _bad_file(job: Job) -> Path:
+    return job.here.state / "strays.json"
+
+
+def _known_bad(job: Job) -> dict[str, int]:
+    """The size in bytes by path of what failed a check; an unreadable note only costs time."""
+    try:
+        found = json.loads(_bad_file(job).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {path: size for path, size in found.items() if isinstance(size, int)} if isinstance(found, dict) else {}
