@@ -572,6 +572,27 @@ def test_a_file_that_is_replaced_before_it_is_let_go_stays(loaded, monkeypatch):
     assert aside(loaded) == {A: "conflict"}
 
 
+@pytest.mark.parametrize("holding_name", ["main", "bas"])
+@pytest.mark.parametrize("name", [A, B])
+def test_a_file_that_takes_the_name_of_one_that_is_set_aside_or_let_go_stays(loaded, monkeypatch, name, holding_name):
+    """M1, M10: between the last look at many files and their removal all records are made durable, and that takes its time."""
+    (mirror_folder(loaded) / layout.blocklist("")).mkdir(parents=True)
+    (mirror_folder(loaded) / layout.blocklist("") / "one.txt").write_text(f"{A}\n")
+    put(loaded, name, name=holding_name)
+    newcomers = [dmap_file(holding(loaded, holding_name).parent / "new", name, salt=1)]
+    real = summary.SummaryLog.sync
+
+    def sync(log):
+        if newcomers and records(loaded, NAME, "file"):
+            newcomers.pop().rename(holding(loaded, holding_name) / name)
+        real(log)
+
+    monkeypatch.setattr(summary.SummaryLog, "sync", sync)
+    published(loaded, name=holding_name)
+    assert (holding(loaded, holding_name) / name).read_bytes() == dmap_bytes(name, salt=1)
+    assert name in (listed(loaded) if name == B else aside(loaded)), "and the first one is where it belongs"
+
+
 def test_asked_to_stop_it_changes_nothing_more(loaded):
     put(loaded, A, B)
 

@@ -77,5 +77,6 @@ class Accounts:
             )  # fmt: skip
         self.job.log.sync()
         for file in released:
-            place.release(file.path)
+            if file.is_still_the_same():  # what got its name while that was written is another file
+                place.release(file.path)
         checksum.sync_folder(self.holding)

@@ -40,12 +40,16 @@ def set_aside(job: Job, path: Path, reason: str, message: str, **details: Any) -
 def set_all_aside(job: Job, reason: str, files: Sequence[Unwanted]) -> list[Path]:
     """The same for many of one reason, of which a person is told once.
 
+    What was changed or replaced since it was read is another file by now, and stays.
+
     Raises:
         OSError, TryLater, BadFile: the folder cannot take one of them; that one and those after it stay where they are.
     """
     done: list[Path] = []
+    stamps = []
     try:
         for file in files:
+            stamps.append(checksum.stamp(file.path))
             done.append(_admit(job, file, reason))
             job.file(
                 file.path.name, "quarantined", "set aside", source=str(file.path.parent), destination=str(done[-1]), kind=reason,
@@ -55,9 +59,17 @@ def set_all_aside(job: Job, reason: str, files: Sequence[Unwanted]) -> list[Path
         if done:
             job.alert(_told(reason, files[: len(done)]), files=[file.path.name for file in files[: len(done)]][:1000])
             job.log.sync()
-            for file in files[: len(done)]:
-                place.release(file.path)
+            for file, stamp in zip(files[: len(done)], stamps, strict=False):
+                if _is_still(file.path, stamp):
+                    place.release(file.path)
     return done
+
+
+def _is_still(path: Path, stamp: tuple[int, int, int]) -> bool:
+    try:
+        return checksum.stamp(path) == stamp
+    except FileNotFoundError:
+        return False
 
 
 def _admit(job: Job, file: Unwanted, reason: str) -> Path:
