@@ -430,7 +430,8 @@ def test_a_month_that_cannot_be_read_is_left_out_and_all_others_go_on(loaded, mo
         assert published(loaded) is Exit.LEFT_OVER
     assert (mirror_folder(loaded) / layout.month_list("", MONTH)).read_bytes() == before
     assert in_holding(loaded) == [B] and outcomes(loaded, NAME) == {B: "kept", OTHER_MONTH: "done"}
-    assert len(alerts(loaded)) == 1 and "202008 cannot be published" in alerts(loaded)[0]
+    assert len(alerts(loaded)) == 2 and "202008 cannot be published" in alerts(loaded)[0]
+    assert "the publishing of main is not complete" in alerts(loaded)[1]
     monkeypatch.undo()
     assert published(loaded) is Exit.ACCOUNTED
     assert_whole(loaded, MONTH, "202009")
@@ -541,6 +542,32 @@ def test_a_mirror_that_cannot_be_reached_is_75_and_everything_stays(loaded, monk
     assert [each for each, _ in opened[0].calls].count(call) == 1, "whoever gives no answer is not asked again for each file"
     assert in_holding(loaded) == [B, C, D] and set(outcomes(loaded, NAME).values()) == {"kept"}
     assert end(loaded)["found"] == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (fails("names", HostDown("gone")), "the publishing of main: gone"),
+        (fails("names", Refused("403"), ending=".config"), "is not complete, and will be tried again: 403"),
+        (fails("rename", Refused("403"), ending=".part"), "is not complete, and will be tried again: 1 files were kept"),
+    ],
+)
+def test_a_mirror_that_takes_nothing_is_told_once_until_it_does(loaded, monkeypatch, fault, told):
+    """M30: with exit codes that a timer takes for success, nobody would ever see that nothing is published any more."""
+    put(loaded, A)
+    with monkeypatch.context() as patch:
+        install(patch, fault)
+        published(loaded, dry_run=True)
+        assert alerts(loaded) == []
+        for _ in range(2):
+            published(loaded)
+            published(loaded, name="bas")
+    assert len(alerts(loaded)) == 1 and told in alerts(loaded)[0]
+    assert published(loaded) is Exit.ACCOUNTED
+    put(loaded, B)
+    install(monkeypatch, fault)
+    published(loaded)
+    assert len(alerts(loaded)) == 2
 
 
 def test_a_file_that_changes_while_it_is_uploaded_is_not_published(loaded, monkeypatch):

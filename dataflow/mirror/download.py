@@ -81,7 +81,8 @@ def name_of(file: str) -> Name:
 def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
     """Tell a person that a run did not come to everything, or that the other side is down: each once, until that has ended.
 
-    ``what`` the run is, and ``whose`` files it brings: of one that many runs ask, it is told once that it is down.
+    ``what`` the run is, and ``whose`` files it brings: of one that many runs ask, it is told once that it is down. Of a run that
+    was asked to stop, which the next one goes on with, nothing is told.
     """
     incomplete, told = f"{what} incomplete", f"{what} is not complete, and will be tried again"
     try:
@@ -90,9 +91,12 @@ def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
         job.alert_while(f"{whose} down", True, f"{what}: {error}")
         raise
     except (TryLater, BadConfig, OSError) as error:
-        job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
+        if not job.should_stop():
+            job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
         raise
     job.alert_while(f"{whose} down", False)
+    if job.should_stop():
+        return
     kept = job.counts["kept"]
     left = [*job.problems, *([f"{kept} files were kept, their records say why"] if kept else [])]
     job.alert_while(incomplete, bool(left), f"{told}: {'; '.join(left)}")

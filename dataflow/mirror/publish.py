@@ -8,6 +8,7 @@ one month that cannot be read, one file that cannot be uploaded stops nothing el
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from dataflow.mirror import classify, layout
 from dataflow.mirror.accounts import Accounts
 from dataflow.mirror.aside import Unwanted
 from dataflow.mirror.classify import Fate, Local
+from dataflow.mirror.download import told_if_incomplete
 from dataflow.mirror.job import Job
 from dataflow.mirror.journal import Journal
 from dataflow.mirror.mirror_lists import MirrorLists
@@ -62,7 +64,12 @@ def publish(job: Job, holding: str, month: str | None, radar: str | None, dry_ru
         raise BadConfig(f"{month} is no month: six digits, like 202611")
     if radar is not None and radar not in (*job.settings.radars, *job.settings.excluded):
         raise BadConfig(f"there is no radar {radar!r} in mirror.radars; there are: {', '.join(job.settings.radars)}")
-    folder = job.holding(holding)
+    whose = f"our mirror from {holding}"  # from an empty one nobody asks it, which would say that it is up again
+    with nullcontext() if dry_run else told_if_incomplete(job, f"the publishing of {holding}", whose):
+        _publish(job, job.holding(holding), month, radar, dry_run)
+
+
+def _publish(job: Job, folder: Path, month: str | None, radar: str | None, dry_run: bool) -> None:
     accounts = Accounts(job, folder, {path.name: path for path in _found(folder, month, radar)})
     journal = Journal(job.here.state / f"publish.{_key(job, folder)}.journal", job.clock)
     unfinished = [each for each in journal.unfinished() if month in (None, each)]
