@@ -267,8 +267,9 @@ def mirror(arguments: argparse.Namespace) -> int:
     made.progress = _progress(arguments)
     code = job_module.run(made, task.work)
     print(ERASE_LINE if sys.stderr.isatty() else "", end="", file=sys.stderr, flush=True)
-    counts = ", ".join(f"{count} {word}" for word, count in sorted(made.counts.items()))
-    _print(arguments, command_line.summary_of(made, code), f"{made.name}: {counts or 'nothing to do'}, exit {int(code)}")
+    counts = ", ".join(f"{count} {word}" for word, count in sorted(made.counts.items()) if count)
+    told = counts or ("nothing was done" if code else "nothing to do")
+    _print(arguments, command_line.summary_of(made, code), f"{made.name}: {told}, exit {int(code)}")
     return code
 
 
@@ -567,7 +568,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(one)
 
     text = "publish, sync and compare two mirrors on this computer, without any account"
-    one = _command(commands, "demo-mirror", demo_mirror, text, "demo-mirror there")
+    one = _command(commands, "demo-mirror", demo_mirror, text, "demo-mirror /tmp/two-mirrors")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-mirror-run"), help="where they go (demo-mirror-run)")
 
     text = "the key of each link of a host, which delivers over that link and can do nothing else: make it, show where it goes"
@@ -628,7 +629,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--config", type=Path, metavar="FILE", help="the configuration (DATAFLOW_CONFIG, /etc/dataflow/config.yaml)"
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="put each machine below its own folder in DIR (DATAFLOW_ROOT)")
-    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key; repeatable")
+    parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key, VALUE is YAML; repeatable")
 
 
 def _mirror_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,7 +43,7 @@ def configuration(loaded: Config) -> Iterator[Finding]:
     """Tell which configuration is in force; one that is wrong was refused before."""
     yield Finding("configuration", True, f"{loaded.source}, sha256 {loaded.sha256[:12]}")
     if loaded.root:
-        yield Finding("--root", True, f"every machine has its own folder below {loaded.root}")
+        yield Finding("--root", True, f"every machine has its own folder below {loaded.root}; the commands below need it too")
     for setting in loaded.overrides:
         yield Finding("--set", True, setting)
 
@@ -72,12 +72,13 @@ def secrets(mirror: Mirror) -> Iterator[Finding]:
         stores["the hub"] = mirror.hub.store
     for what, store in stores.items():
         for word, mend in (
-            ("key_file", "ssh-keygen -t ed25519 -f {path}, and send them the .pub"),
-            ("known_hosts", "put the host key of {what} there, compared over another way"),
+            ("key_file", "ssh-keygen -t ed25519 -N '' -f {path}, and send them the .pub"),
+            ("known_hosts", "once the people there have confirmed the fingerprint: ssh-keyscan -p {port} {address} >> {path}"),
             ("token_file", "dataflow mirror login"),
         ):
             if (text := getattr(store, word)) is not None:
-                yield _secret(f"{word} of {what}", Path(text), word != "known_hosts", mend.format(path=text, what=what))
+                mend = mend.format(path=text, address=store.address, port=store.port)
+                yield _secret(f"{word} of {what}", Path(text), word != "known_hosts", mend)
 
 
 def _secret(subject: str, path: Path, is_private: bool, mend: str) -> Finding:

@@ -27,8 +27,11 @@ def asked(job: Job, arguments: argparse.Namespace) -> None:
     """
     words, days = list(arguments.words), (arguments.radar, arguments.first, arguments.last)
     if words == ["requests", "list"]:
-        for request in requests.load(job.here).requests.values():
+        book = requests.load(job.here)
+        for request in book.requests.values():
             job.show(requests.line(request), **asdict(request))
+        if not book.requests:
+            job.say("there are no requests: dataflow backfill --radar R --from DAY --to DAY makes them of what is missing")
     elif words[:2] == ["requests", "cancel"]:
         requests.cancel(job, words[2:])
     elif words[:2] == ["requests", "retry"]:

@@ -46,17 +46,21 @@ def add_verbs(parser: argparse.ArgumentParser, common: Callable[[argparse.Argume
         f"{one.description} A file is let go of only after the mirror holds it and its month's list, read back, names it. What "
         "is not published is set aside with the reason beside it. Killed at any moment and run again, it goes on."
     )
-    one.add_argument("holding", help="a holding directory, by its name in the configuration or by its path")
+    one.add_argument("holding", metavar="HOLDING", help="a holding directory, by its name in mirror.holdings or by its path")
     one.add_argument("--month", type=_month, metavar="YYYYMM", help="only files of this month")
     one.add_argument("--radar", help="only files of this radar, three letters")
     one.add_argument("--dry-run", action="store_true", help="say what would become of each file, and change nothing")
 
     text = "fetch what a partner lists and we do not into his holding directory, verified"
-    one = verb("sync", _sync, text, "sync bas")
-    one.add_argument("partner", help="a partner of the configuration, like bas")
+    one = verb("sync", _sync, text, "sync bas --since 202601")
+    one.description = (
+        f"{one.description} What comes is published by `dataflow mirror publish` of that directory. A file that both list with "
+        "different hashes is told and not fetched; neither mirror is changed."
+    )
+    one.add_argument("partner", metavar="PARTNER", help="a partner, by its name in mirror.partners, like bas")
     which = one.add_mutually_exclusive_group()
     which.add_argument(
-        "--month", type=_month, metavar="YYYYMM", help="this month (default: the present one, early in a month two)"
+        "--month", type=_month, metavar="YYYYMM", help="only this month (default: the present one; early in it the last one too)"
     )
     which.add_argument("--since", type=_month, metavar="YYYYMM", help="every month from this one on")
     which.add_argument("--weekly", action="store_true", help="the last year")
@@ -64,20 +68,29 @@ def add_verbs(parser: argparse.ArgumentParser, common: Callable[[argparse.Argume
 
     text = "compare our lists with a partner's: reports as text, JSON and a page with a calendar"
     one = verb("compare", _compare, text, "compare bas --since 202601")
-    one.add_argument("partner", help="a partner of the configuration, like bas")
+    one.description = (
+        f"{one.description} Only lists are read, no files, and neither mirror is changed. The last line names the page; for each "
+        "kind of difference it says what to do."
+    )
+    one.add_argument("partner", metavar="PARTNER", help="a partner, by its name in mirror.partners, like bas")
     which = one.add_mutually_exclusive_group()
     which.add_argument("--month", type=_month, metavar="YYYYMM", help="this month only (default: every month that either lists)")
     which.add_argument("--since", type=_month, metavar="YYYYMM", help="every month from this one on")
 
     text = "fetch a radar's files from the hub, verify them, and remove them there"
     one = verb("pull", _pull, text, "pull mcm")
-    one.add_argument("radar", help="three letters, like mcm")
+    one.description = (
+        f"{one.description} They come into the holding directory of mirror.hub. A file that is still being uploaded is left for "
+        "the next run; one whose name is taken here by other content stays in both places and is told."
+    )
+    one.add_argument("radar", metavar="RADAR", help="three letters, like mcm")
 
     text = "take files from the mirror and its lists, so that they do not come back; or undo that"
     one = verb("delete", _delete, text, "delete bad_files.txt --yes")
     one.description = (
         f"{one.description} One journalled transaction: blocklist, the files, the lists of their months, the master list. "
-        "Without --yes it only says what it would do. Run again after a crash, it completes."
+        "Without --yes it only says what it would do. Nothing is destroyed: the files are moved to mirror.deleted of the store. "
+        "Run again after a crash, it completes."
     )
     what = one.add_mutually_exclusive_group(required=True)
     what.add_argument("names", nargs="?", type=Path, metavar="LIST", help="a file with one exact file name in each line")
@@ -86,16 +99,25 @@ def add_verbs(parser: argparse.ArgumentParser, common: Callable[[argparse.Argume
 
     text = "hold the lists against what is there: listed but gone, there but not listed, lists against the master list"
     one = verb("verify", _verify, text, "verify --month 202611 --hashes")
+    one.description = (
+        f"{one.description} Changes nothing, and says what mends each kind of finding. Of the counts, done are the files that "
+        "are as they should be, and kept are findings."
+    )
     one.add_argument("--month", type=_month, metavar="YYYYMM", help="this month only (default: every month)")
     one.add_argument("--hashes", action="store_true", help="read every file again, the months that wait for it longest first")
 
     text = "find the special experiments among DMAP files in a folder: a record whose CPID is not distributed"
-    one = verb("sort-special", _sort_special, text, "sort-special there --move")
+    one = verb("sort-special", _sort_special, text, "sort-special /data/old --move")
+    one.description = f"{one.description} Those that are distributed are `distribute.cpids` of the configuration."
     one.add_argument("folder", type=Path, metavar="DIR", help="a folder with DMAP files")
     one.add_argument("--move", action="store_true", help="move them into DIR/special_experiments")
 
     text = "let this machine use the Globus collection of the mirror; asks in a browser, once"
-    verb("login", _login, text, "login")
+    one = verb("login", _login, text, "login")
+    one.description = (
+        f"{one.description} Only for a mirror.store of kind globus; its token_file is written. Directories need no login, and "
+        "SFTP has keys (`dataflow check mirror`)."
+    )
 
 
 def add_backfill(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +126,8 @@ def add_backfill(parser: argparse.ArgumentParser) -> None:
         f"{parser.description} What should be there is what the mirrors' lists and our own records say. Without --radar, work on "
         "the requests that are open. `requests list`, `requests cancel NAME...` and `requests retry NAME...` look after them."
     )
-    parser.add_argument("words", nargs="*", metavar="requests VERB NAME", help="requests list, cancel NAME..., retry NAME...")
+    words = "requests list; requests cancel NAME...; requests retry [NAME...], without names all that were given up"
+    parser.add_argument("words", nargs="*", metavar="requests VERB NAME", help=words)
     parser.add_argument("--radar", help="three letters, like sas: look for its gaps and ask for them")
     parser.add_argument("--from", dest="first", type=_day, metavar="DAY", help="the first day, YYYY-MM-DD, UTC")
     parser.add_argument("--to", dest="last", type=_day, metavar="DAY", help="the last day, included")

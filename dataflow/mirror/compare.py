@@ -112,7 +112,8 @@ class _Comparison:
         details = agreement.load_details(self._folder, self.report)
         page = self._folder / "index.html"
         for subject, items, advice in _subjects(self.report, details):
-            text = f"{self.report.partner}, {subject}: {{count}} more: {{names}}. {advice}. The report: {_without_fields(page)}"
+            told = f"{{count}} more: {{names}}. To do: {advice}. The report: {_without_fields(page)}"
+            text = f"{self.report.partner}, {subject}: {told}"
             self.report.new[subject] = self._job.alert_changes(f"{self.report.partner}: {subject}", items, text)
         agreement.write_report(self._folder, self.report, report_page.page(self.report, details))
         self._job.show(f"{agreement.digest(self.report)}; the report: {page}")

@@ -38,7 +38,8 @@ MENDED_BY = {
     GONE: "`dataflow backfill --radar R --from DAY --to DAY` brings it again; if it is to stay away, `dataflow mirror delete`",
     UNLISTED: "`dataflow mirror publish` checks and lists it with the next file of that month; or `dataflow mirror delete`",
     NO_LIST: "`dataflow mirror publish` checks and lists them with the next file of that month; or `dataflow mirror delete`",
-    EMPTY: "`dataflow mirror delete` takes it away, and keeps it from coming back",
+    EMPTY: "`dataflow mirror delete` takes it away, and keeps it from coming back; for a whole one take its name from the "
+    "blocklist, then backfill",
     DIFFERENT: "`dataflow mirror delete` takes it away; for another one take its name from the blocklist, then backfill",
     UNREADABLE: "look after the rights and the disk of the mirror, then `dataflow mirror verify --month YYYYMM --hashes`",
     STRANGER: "a person has to see what it is, and move it away: nothing here will touch it",
