@@ -264,6 +264,20 @@ def test_a_part_that_is_one_file_with_a_published_one_is_never_written_to(config
     assert holds(config)[NAMES[0]] == b"an older content"
 
 
+def test_what_lies_where_a_part_should_be_and_is_no_file_is_neither_followed_nor_waited_for(config, tmp_path):
+    _, here = config.mirror()
+    folder = here.folder("work") / "parts" / "test"
+    folder.mkdir(parents=True)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"of somebody")
+    planted = [folder / f".{name}.{sha1(CONTENTS[name])}" for name in NAMES[:3]]
+    planted[0].symlink_to(victim)
+    planted[1].symlink_to(tmp_path / "nowhere")
+    os.mkfifo(planted[2])
+    assert run(config) == Exit.ACCOUNTED and holds(config) == CONTENTS
+    assert victim.read_bytes() == b"of somebody" and not (tmp_path / "nowhere").exists()
+
+
 def test_parts_that_nobody_asks_for_again_are_removed_in_time(config):
     """M33: what a run needed for itself lay under names that two runs could share, and was never removed."""
     old, young = _part(config, "20201103.0000.00.sas.a.rawacf.bz2"), _part(config, "20201103.0200.00.sas.a.rawacf.bz2")

@@ -7,6 +7,7 @@ file fetched anew once. A file appears in the holding directory whole and durabl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -172,7 +173,7 @@ class _Download:
     def _fetch(self, files: Sequence[_File]) -> tuple[dict[_File, str], dict[_File, str]]:
         """Fetch files: the SHA-256 of those that are as expected, and the SHA-1 of those that were not and are removed."""
         for file in files:
-            _unlink_if_published(file.part)
+            _unlink_if_not_a_part(file.part)
         errors = self.store.fetch({file.path: file.part for file in files})
         for file in files:
             error = errors.get(file.path)
@@ -255,7 +256,7 @@ class _Download:
         self._check_disks()
         place.make_folder(self.job.here, self._parts())
         for part in self._parts().iterdir():
-            if self.job.clock() - datetime.fromtimestamp(part.stat().st_mtime, UTC) > PARTS_KEPT:
+            if self.job.clock() - datetime.fromtimestamp(part.lstat().st_mtime, UTC) > PARTS_KEPT:
                 place.release(part)
         return self._parts()
 
@@ -271,9 +272,9 @@ def _batches(files: Iterable[_File]) -> Iterator[list[_File]]:
         yield batch
 
 
-def _unlink_if_published(part: Path) -> None:
-    """A run that was killed may have left a part that is one file with a published one, which nobody may write to."""
-    if place.is_regular(part) and part.stat().st_nlink > 1:
+def _unlink_if_not_a_part(part: Path) -> None:
+    """What nobody may write to: a part of a killed run that is one file with a published one; a link or a pipe of somebody."""
+    if os.path.lexists(part) and not (place.is_regular(part) and part.lstat().st_nlink == 1):
         place.release(part)
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Self
 
 from dataflow.lib import names
 from dataflow.lib.errors import TryLater
 from dataflow.mirror.stores import Refused
+
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def checked(path: str) -> str:
@@ -55,14 +58,15 @@ def of_this_machine(local: Path) -> Iterator[None]:
 class LocalPart:
     """A file of this machine that is being fetched: what is there already is kept, and what comes is added.
 
-    It is not synced: whoever reads it back from the disk to compare it does that, once. Everything raises ``TryLater`` if this
-    machine cannot do it.
+    A link is not followed, and a pipe not waited for. It is not synced: whoever reads it back from the disk to compare it does
+    that, once. Everything raises ``TryLater`` if this machine cannot do it.
     """
 
     def __init__(self, local: Path) -> None:
         self._local = local
         with of_this_machine(local):
-            self._stream = local.open("ab", buffering=0)
+            descriptor = os.open(local, _APPEND, 0o666)
+            self._stream = FileIO(descriptor, "ab")
             self.size_bytes = self._stream.tell()
 
     def begin_anew(self) -> None:
