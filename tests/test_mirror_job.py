@@ -121,6 +121,13 @@ def test_a_condition_is_told_once_until_it_has_ended(loaded: Config) -> None:
     assert len(records(loaded, "mirror_test", "alert")) == 2
 
 
+def test_no_folder_is_made_where_a_disk_is_not_mounted(loaded: Config) -> None:
+    _, here = loaded.mirror()
+    (here.roots["holding"] / MARKER).unlink()
+    assert run(loaded, "mirror_test", lambda job: job.folder("work").touch())[0] is Exit.LEFT_OVER
+    assert not here.folder("work").exists()
+
+
 def test_a_holding_directory_is_known_by_name_and_by_path(loaded: Config) -> None:
     found: list[Path] = []
     path = holding(loaded, "bas")

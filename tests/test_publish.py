@@ -18,7 +18,7 @@ from mirror_world import SAID, dmap_bytes, dmap_file, holding, mirror_folder, on
 
 from dataflow.lib import dmap, place, summary
 from dataflow.lib.errors import Exit, HostDown
-from dataflow.mirror import bring, checks, hash_lists, layout, publish, strays, transaction
+from dataflow.mirror import bring, checks, hash_lists, journal, layout, publish, strays, transaction
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Refused, Taken
 
@@ -843,6 +843,23 @@ def test_a_list_that_the_master_list_does_not_know_is_mended_without_a_local_cop
     assert published(loaded) is Exit.ACCOUNTED
     assert_whole(loaded, MONTH)
     assert published(loaded) is Exit.ACCOUNTED and records(loaded, NAME, "end")[-1]["found"] == 0
+
+
+def test_a_journal_of_which_only_a_torn_line_is_left_takes_the_next_one(loaded, tmp_path):
+    path = tmp_path / "journal"
+    path.write_bytes(b'{"time": "2026')
+    first = journal.Journal(path, lambda: datetime(2026, 11, 20, tzinfo=UTC))
+    first.shorten()
+    first.write(MONTH, "begun", lines=5)
+    assert journal.Journal(path, lambda: datetime(2026, 11, 20, tzinfo=UTC)).lines(MONTH) == 5
+
+
+def test_a_journal_on_a_disk_that_takes_a_line_in_pieces_has_it_whole(loaded, tmp_path, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: real(descriptor, bytes(content)[:7]))
+    written = journal.Journal(tmp_path / "journal", lambda: datetime(2026, 11, 20, tzinfo=UTC))
+    written.write(MONTH, "begun", lines=5)
+    assert journal.Journal(tmp_path / "journal", lambda: datetime(2026, 11, 20, tzinfo=UTC)).lines(MONTH) == 5
 
 
 def test_a_journal_with_a_torn_line_is_read(loaded):

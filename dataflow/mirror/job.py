@@ -97,8 +97,13 @@ class Job:
         return news
 
     def folder(self, key: str) -> Path:
-        """One of the mirror's folders, made if it is not there."""
+        """One of the mirror's folders, made if it is not there.
+
+        Raises:
+            TryLater: its disk is not there.
+        """
         path = self.here.folder(key)
+        place.check_root(self.here, self.here.root_of(key))
         place.make_folder(self.here, path)
         return path
 

@@ -56,7 +56,9 @@ class Journal:
         place.make_own_folder(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
-            os.write(descriptor, _line(entry))
+            line = memoryview(_line(entry))
+            while line:  # on a full disk it is torn, and then the next run ends that line
+                line = line[os.write(descriptor, line) :]
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -65,7 +67,7 @@ class Journal:
 
     def shorten(self) -> None:
         """Keep the last line of each month; also ends a line that a crash tore."""
-        if self._last:
+        if self._path.exists():
             place.write_whole(self._path, b"".join(_line(self._last[month]) for month in sorted(self._last)))
 
 
