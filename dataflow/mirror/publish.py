@@ -153,9 +153,16 @@ class _Publication:
                 "one of mirror.radars: {names}",
             )  # fmt: skip
         for text in strangers:
-            self.accounts.skip(text, "left", "not a file that is published: its name, its radar or what it is")
+            self._pass_over(text, Fate.STRANGER, "left", "not a file that is published: its name, its radar or what it is")
         for text in waiting:
-            self.accounts.skip(text, "waits", f"published {self.job.settings.waiting_days:g} days after the time in its name")
+            why = f"published {self.job.settings.waiting_days:g} days after the time in its name"
+            self._pass_over(text, Fate.WAITING, "waits", why)
+
+    def _pass_over(self, text: str, fate: Fate, action: str, why: str) -> None:
+        if self.planner.changes:
+            self.accounts.skip(text, action, why)
+        else:
+            self._would(text, fate, why)
 
     def _refuse(self, fate: Fate, why: str, texts: Sequence[str]) -> None:
         if self.planner.changes:
@@ -208,7 +215,8 @@ class _Publication:
                 self.job.show(f"{name} is listed and not on the mirror, and not in the holding directory")
 
     def _would(self, text: str, fate: Fate, why: str) -> None:
-        self.job.show(f"{names.printable(text)} {_WOULD[fate]}" + (f": {why}" if why else ""))
+        shown = names.printable(text)
+        self.job.show(f"{shown} {_WOULD[fate]}" + (f": {why}" if why else ""), file=shown, fate=str(fate))
         self.accounts.skip(text, _WOULD[fate], why or None)
 
 
