@@ -19,6 +19,7 @@ from mirror_world import NOW, SAID
 from dataflow.lib.errors import Exit, HostDown, TryLater
 from dataflow.mirror import layout, verify
 from dataflow.mirror.stores import Refused
+from dataflow.mirror.stores.directory import DirectoryStore
 
 JOB = "mirror_verify"
 ONE = "20200804.2200.01.mcm.a.rawacf.bz2"
@@ -220,6 +221,25 @@ def test_other_content_is_found_where_every_file_is_read(config):
     assert alert.startswith("202008: 1 files are not what the list says")
     assert run(config, hashes=True) == Exit.LEFT_OVER
     assert len(alerts(config)) == 1, "told once"
+
+
+def test_what_is_published_or_deleted_while_files_are_read_is_no_finding(config, monkeypatch):
+    """Reading holds no lock: a list is compared with the master list as both are after that, not hours before it."""
+    real = DirectoryStore.sha1
+
+    def sha1(store, paths):
+        if (month(config) / ONE).exists():
+            (month(config) / ONE).unlink()
+            mirror_world.on_mirror(
+                top(config), {name: CONTENTS[name] for name in (TWO, LATER)} | {NEW: b"what was published meanwhile"}
+            )
+        return real(store, paths)
+
+    monkeypatch.setattr(DirectoryStore, "sha1", sha1)
+    assert run(config, hashes=True) == Exit.ACCOUNTED
+    assert found(config) == {} and alerts(config) == []
+    write(config, month(config) / NEW, b"what nobody has published")
+    assert run(config, hashes=True) == Exit.LEFT_OVER and list(found(config)) == [verify.DIFFERENT]
 
 
 def test_a_file_that_cannot_be_read_is_told_as_that_and_not_as_damaged(config, monkeypatch):

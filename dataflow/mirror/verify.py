@@ -196,6 +196,9 @@ def _look_at(mirror: _Mirror, month: str, hashes: bool) -> list[Finding]:
     """One month: what was found is told, recorded, counted; when its hashes were read is remembered."""
     seen = _seen(mirror, month, hashes)
     found = list(findings(seen, mirror.master))
+    if hashes and found:
+        seen = _seen_again(mirror, seen)
+        found = list(findings(seen, _known_master(mirror.lists)))
     _record(mirror.job, month, found, files=len(seen.data), hashed=len(seen.sha1))
     if hashes:
         damaged = [finding.about for finding in found if finding.kind in (DIFFERENT, UNREADABLE)]
@@ -217,6 +220,20 @@ def _seen(mirror: _Mirror, month: str, hashes: bool) -> Seen:
     if there.keys() - seen.listed.hashes.keys() - {f"{month}.hashes"}:
         seen = replace(seen, young=_young(mirror, folder))
     return replace(seen, sha1=_sha1(mirror, folder, sorted(data & seen.listed.hashes.keys()))) if hashes else seen
+
+
+def _seen_again(mirror: _Mirror, before: Seen) -> Seen:
+    """A month as it is when its files were read, which may have taken hours: what was published or deleted meanwhile is right."""
+    now = _seen(mirror, before.month, hashes=False)
+    listed = {name for name in before.sha1 if now.listed.hashes.get(name) == before.listed.hashes[name]}
+    return replace(now, sha1={name: sha1 for name, sha1 in before.sha1.items() if name in listed & now.data})
+
+
+def _known_master(lists: MirrorLists) -> MasterList:
+    try:
+        return lists.master()
+    except Absent:  # which was told
+        return MasterList({})
 
 
 def _young(mirror: _Mirror, folder: str) -> set[str]:
