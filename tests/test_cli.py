@@ -29,10 +29,13 @@ STEPS = [
 ]
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    parser = cli._parser()
+def commands(parser: argparse.ArgumentParser | None = None) -> dict[str, argparse.ArgumentParser]:
+    """The commands; of one that has verbs, its verbs."""
+    parser = parser or cli._parser()
     (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(found.choices)
+    verbs = {name: commands(one) for name, one in found.choices.items() if name == "mirror"}
+    named = {f"{name} {verb}": one for name, of in verbs.items() for verb, one in of.items()}
+    return {**{name: one for name, one in found.choices.items() if name not in verbs}, **named}
 
 
 def dataflow(*words: str | Path, root: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +49,8 @@ def dataflow(*words: str | Path, root: Path | None = None, **variables: str) -> 
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(commands()) == {
         *("run", "daemon", "check", "status", "trace", "summary", "quarantine", "pause", "resume", "convert", "plot"),
-        *("scrub", "simulate-radar", "demo", "keys", "receive"),
+        *("scrub", "simulate-radar", "demo", "keys", "receive", "backfill", "demo-mirror"),
+        *(f"mirror {verb}" for verb in ("publish", "sync", "compare", "pull", "delete", "verify", "sort-special", "login")),
     }
 
 
@@ -61,7 +65,9 @@ def test_the_help_of_every_command_teaches(name: str) -> None:
     assert parser.epilog and parser.epilog in text
     beginning, _, example = parser.epilog.partition("Example: dataflow ")
     assert beginning == ""
-    assert cli._parser().parse_args(shlex.split(example)).command is parser.get_default("command")
+    parsed = cli._parser().parse_args(shlex.split(example))
+    assert all(getattr(parsed, key) is value for key, value in parser._defaults.items())
+    assert parser._defaults, "it does something"
 
 
 def test_help_is_printed_and_ends_with_0() -> None:

@@ -83,7 +83,7 @@ def running(
                     listening[machine.name] = (door.address, stack.enter_context(_sshd(secrets, machine.name, door)))
         more = [*overrides, f"ssh.config_file={secrets / 'ssh_config'}", *_addresses(loaded, radars, listening, secrets)]
         final = config.load(source, root.absolute(), more)
-        _write_wrapper(secrets / "dataflow", final)
+        write_wrapper(secrets / "dataflow", final)
         let_in(final, radars, secrets)
         for radar in radars:
             for host in loaded.flow.hosts:
@@ -186,8 +186,8 @@ def let_in(final: Config, radars: Sequence[str], secrets: Path) -> None:
         file.write_text(content)
 
 
-def _write_wrapper(path: Path, final: Config) -> None:
-    """What an SSH session on these machines calls ``dataflow``: this Python, with this configuration."""
+def write_wrapper(path: Path, final: Config) -> None:
+    """A program that is ``dataflow`` with this Python and this configuration: what an SSH session on these machines calls."""
     variables = {**final.environment(), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items() if value)
     path.write_text(f'#!/bin/sh\n{exports}exec {shlex.quote(sys.executable)} -m dataflow "$@"\n')

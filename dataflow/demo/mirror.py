@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from dataflow.demo import chain, packages, simulate_radar
+from dataflow.demo import chain, machines, packages, simulate_radar
 from dataflow.demo.simulate_radar import BLOCK, SliceSpec
 from dataflow.lib import check, checksum, config, conversion, names
 from dataflow.lib.config import Config
@@ -84,6 +84,8 @@ def run(folder: Path) -> int:
     print("\nWhere to look:")
     for mirror in (north, south):
         _show_places(mirror)
+        machines.write_wrapper(folder / mirror.name, mirror.config)
+    print(f"\nTo try more, each mirror has a `dataflow` of its own, for example:\n  {folder / 'north'} mirror verify")
     is_well = all(are_right) and set(codes) <= {Exit.ACCOUNTED, Exit.LEFT_OVER}
     return Exit.ACCOUNTED if is_well else Exit.LEFT_OVER
 
