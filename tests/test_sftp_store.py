@@ -6,8 +6,10 @@ import hashlib
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from sftp_server import Server
 from stores_under_test import opened
 
 from dataflow.lib.errors import BadConfig, HostDown, TryLater
-from dataflow.mirror.stores import Absent, sftp
+from dataflow.mirror.stores import Absent, sftp, sftp_session
 from dataflow.mirror.stores.sftp import SftpStore
 
 BIG = os.urandom(3_000_017)
@@ -276,6 +278,46 @@ def test_m27_a_batch_has_a_time_limit_in_all(server, tmp_path):
         opened(way.server.settings(time_limit_s=0.5, keep_alive_s=1000)) as store,
     ):
         assert store.fetch(wanted(tmp_path / "local", SMALL))
+
+
+@pytest.mark.parametrize("slow", ["send", "recv"])
+def test_m27_a_host_that_gives_or_takes_a_byte_now_and_then_has_the_same_time_limit(monkeypatch, slow):
+    """A byte in 59 s is no silence: for one message of 1 MB that would be two years."""
+    now, is_slow, told = [0.0], [""], []
+    answers = bytearray(struct.pack(">IBI", 5, sftp_session.VERSION, 3))
+    monkeypatch.setattr(sftp_session.time, "monotonic", lambda: now[0])
+
+    class Dripping:
+        def settimeout(self, seconds):
+            assert seconds <= 60
+
+        def send(self, content):
+            return self.drip("send", len(content))
+
+        def recv(self, most):
+            count = self.drip("recv", most)
+            piece = bytes(answers[:count])
+            del answers[:count]
+            return piece
+
+        def drip(self, call, count):
+            now[0] += 59 * (is_slow[0] == call)
+            return 1 if is_slow[0] == call else count
+
+        def close(self):
+            pass
+
+    def steps():
+        try:
+            yield [sftp_session.read(b"handle", 0, 1 << 15)]
+        except HostDown as error:
+            told.append(error)
+
+    session = sftp_session.Session(Dripping(), 60)
+    is_slow[0] = slow
+    answers += struct.pack(">IBI", 1 << 20, sftp_session.DATA, 1) + bytes(1 << 20)
+    error = session.run(deque([steps()]), deadline_s=1000)
+    assert "time limit" in str(error) and told == [error] and 1000 <= now[0] < 1100
 
 
 def test_a_login_that_prints_a_greeting_where_sftp_should_be_is_told_as_that(tmp_path):

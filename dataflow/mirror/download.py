@@ -91,7 +91,10 @@ def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
     except HostDown as error:
         job.alert_while(f"{whose} down", True, f"{what}: {error}")
         raise
-    except (TryLater, BadConfig, OSError) as error:
+    except BadConfig as error:
+        job.alert_while(incomplete, True, f"{what} cannot be done: {error}")
+        raise
+    except (TryLater, OSError) as error:
         if not job.should_stop():
             job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
         raise

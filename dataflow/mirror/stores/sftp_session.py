@@ -28,6 +28,8 @@ ON_THEIR_WAY = 64
 """Requests to which no answer has come yet, as many as `sftp` allows itself."""
 PIECE_BYTES = 32768
 """What every server can read or write at once."""
+SENT_BYTES = 1 << 16
+"""What is given to the channel at once; a packet of SSH takes about half of it."""
 ANSWER_LIMIT_BYTES = 1 << 20
 """No answer is longer; what seems to be is something else, such as the greeting that a login script prints."""
 
@@ -242,27 +244,42 @@ class Session:
             self._waiting[self._number] = (task, place)
 
     def _receive(self, deadline_s: float) -> tuple[int, int, bytes]:
-        """Type, number and body of the next answer, once all requests are on their way."""
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            raise HostDown("the time limit for all of it is over; what came is kept, and gone on with the next time")
+        """Type, number and body of the next answer, once all requests are on their way.
+
+        The limit is looked at with every piece: a server that gives or takes a byte now and then is never silent.
+        """
+        patience_s = self._patience_s(deadline_s)
         try:
-            self._channel.settimeout(min(left_s, self._silence_s))
-            if self._outgoing:
-                self._channel.sendall(bytes(self._outgoing))
-                self._outgoing.clear()
-            length = int.from_bytes(self._taken(4))
+            self._send(deadline_s)
+            length = int.from_bytes(self._taken(4, deadline_s))
             if not 5 <= length <= ANSWER_LIMIT_BYTES:
                 raise HostDown("the server does not speak SFTP: does a login script print something there?")
-            message = self._taken(length)
+            message = self._taken(length, deadline_s)
         except TimeoutError as error:
-            raise HostDown(f"no answer for {min(left_s, self._silence_s):.0f} s") from error
+            raise HostDown(f"no answer for {patience_s:.0f} s") from error
         except (OSError, EOFError, SSHException) as error:
             raise HostDown(f"the connection was lost: {error or 'the other side closed it'}") from error
         return message[0], int.from_bytes(message[1:5]), message[5:]
 
-    def _taken(self, count: int) -> bytes:
+    def _patience_s(self, deadline_s: float) -> float:
+        """How long the other side may say nothing from now on."""
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise HostDown("the time limit for all of it is over; what came is kept, and gone on with the next time")
+        return min(left_s, self._silence_s)
+
+    def _send(self, deadline_s: float) -> None:
+        left = memoryview(bytes(self._outgoing))
+        self._outgoing.clear()
+        while left:
+            self._channel.settimeout(self._patience_s(deadline_s))
+            if not (count := self._channel.send(bytes(left[:SENT_BYTES]))):
+                raise EOFError("the other side closed it")
+            left = left[count:]
+
+    def _taken(self, count: int, deadline_s: float) -> bytes:
         while len(self._incoming) < count:
+            self._channel.settimeout(self._patience_s(deadline_s))
             if not (piece := self._channel.recv(1 << 18)):
                 raise EOFError("the other side closed it")
             self._incoming += piece
