@@ -116,7 +116,11 @@ class _Comparison:
             text = f"{self.report.partner}, {subject}: {told}"
             self.report.new[subject] = self._job.alert_changes(f"{self.report.partner}: {subject}", items, text)
         agreement.write_report(self._folder, self.report, report_page.page(self.report, details))
-        self._job.show(f"{agreement.digest(self.report)}; the report: {page}")
+        total = self.report.total
+        self._job.show(
+            f"{agreement.digest(self.report)}; the report: {page}",
+            agreed=total.agreed, **{str(kind): count for kind, count in total.counts.items()}, report=str(page),
+        )  # fmt: skip
         if unread := {month: entry.problem for month, entry in sorted(self.report.months.items()) if entry.problem}:
             month, problem = next(iter(unread.items()))
             self._job.problem(f"{agreement.counted(len(unread), 'month')} could not be compared; the first is {month}: {problem}")
