@@ -89,6 +89,7 @@ def test_hashes_are_taken_there_where_a_program_may_be_started_and_read_back_els
         "exit 127",
         "printf '%s  %s\\0' 0123 {root}/001 0123456789012345678901234567890123456789 /etc/passwd; head -c 3000000 /dev/zero",
         '/usr/bin/xargs "$@" | head -c 1000',
+        "exec head -c 1000000000000 /dev/zero",
     ],
 )
 def test_what_is_no_hash_of_a_file_that_was_asked_for_is_none(tmp_path, xargs):

@@ -31,6 +31,8 @@ SHA1SUM = "env LC_ALL=C xargs -0 -r sha1sum -z --"
 _SHA1_LINE = re.compile(rb"([0-9a-f]{40})  (.+)", re.DOTALL)
 HASHED_AT_ONCE = 1000
 """Names given to one ``sha1sum``, few enough that they fit on their way while nobody reads the hashes yet."""
+PRINTED_MAX_BYTES = 1 << 23
+"""What it may print of so many names, each of them as long as a path can be; what is beyond is not read."""
 PIECES_AT_ONCE, LISTS_AT_ONCE = 32, 8
 MOST_ENTRIES = 200_000
 """With more names no folder of a mirror is to be listed: a server that goes on for ever would take all the memory."""
@@ -347,7 +349,7 @@ class SftpStore:
                 channel.exec_command(command)
                 channel.sendall(standard_input)
                 channel.shutdown_write()
-                while (left_s := deadline_s - time.monotonic()) > 0:
+                while (left_s := deadline_s - time.monotonic()) > 0 and len(printed) < PRINTED_MAX_BYTES:
                     channel.settimeout(left_s)
                     if not (piece := channel.recv(1 << 16)):
                         break
