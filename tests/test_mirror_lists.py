@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from faulty_store import FaultyStore, Killed, cut, dies, fails
@@ -267,6 +268,18 @@ def test_what_is_far_too_large_for_a_list_is_not_fetched(mirror, monkeypatch):
     with pytest.raises(TryLater, match="it is not fetched") as raised:
         lists.month(MONTH)
     assert not isinstance(raised.value, Absent) and "fetch" not in [call for call, _ in mirror.faulty.calls]
+
+
+def test_a_list_that_is_larger_than_its_folder_shows_is_never_in_memory(mirror, monkeypatch):
+    """A server may list a few bytes and then send as many as the disk takes."""
+    mirror.lists().replace_month(MONTH, NEW)
+    real = mirror.store.names
+    monkeypatch.setattr(mirror.store, "names", lambda folder: dict.fromkeys(real(folder), 5))
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", read.append)
+    with pytest.raises(TryLater, match="has 5 bytes, and 1444 came"):
+        mirror.lists().month(MONTH)
+    assert read == []
 
 
 def test_many_months_are_fetched_at_once(mirror):

@@ -285,10 +285,9 @@ def _fetched(path: str, local: Path, size: int, failure: DataflowError | None) -
         return _Moved(f"{path} was there a moment ago, and is not now")
     if failure is not None:
         return failure
-    content = local.read_bytes()
-    if len(content) != size:
-        return _Moved(f"{path} has {size} bytes, and {len(content)} came")
-    return content
+    if (came := local.stat().st_size) != size:  # looked at before it is in memory
+        return _Moved(f"{path} has {size} bytes, and {came} came")
+    return local.read_bytes()
 
 
 def _beside(path: str, ending: str) -> str:
