@@ -19,7 +19,7 @@ from mirror_world import neighbour, outcomes, records
 
 from dataflow.lib import place
 from dataflow.lib.config import MARKER
-from dataflow.lib.errors import Exit, HostDown, TryLater
+from dataflow.lib.errors import BadFile, Exit, HostDown, TryLater
 from dataflow.lib.mirror_settings import StoreSettings
 from dataflow.mirror import download, stores
 from dataflow.mirror.job import Job
@@ -158,6 +158,19 @@ def test_the_same_name_with_other_content_sets_the_newcomer_aside_and_overwrites
     assert reason["details"]["sha1"] == sha1(CONTENTS[NAMES[0]])
     assert outcomes(config, JOB)[NAMES[0]] == "quarantined" and list(failures) == [NAMES[0]]
     assert any(NAMES[0] in record["message"] for record in records(config, JOB, "alert"))
+
+
+@pytest.mark.parametrize("error", [BadFile("name taken", "a folder lies there"), TryLater("no room"), OSError(28, "full")])
+def test_a_newcomer_that_cannot_be_set_aside_is_kept_and_stops_nothing_else(config, monkeypatch, error):
+    (holding(config) / NAMES[3]).write_bytes(b"of somebody else")
+
+    def refuse(*arguments, **details):
+        raise error
+
+    monkeypatch.setattr(download.aside, "set_aside", refuse)
+    assert run(config) == Exit.LEFT_OVER
+    assert holds(config) == {**CONTENTS, NAMES[3]: b"of somebody else"}
+    assert {name for name, outcome in outcomes(config, JOB).items() if outcome == "kept"} == {NAMES[3]}
 
 
 def test_what_is_not_there_or_is_no_file_is_kept_and_stops_nothing_else(config):

@@ -227,7 +227,12 @@ class _Download:
         """The name is taken by something else: the newcomer goes no further, and both stay."""
         newcomer = file.part.rename(file.part.with_name(file.name))
         hashes = getattr(error, "hashes", {})
-        aside.set_aside(self.job, newcomer, error.kind, str(error), sha1=file.sha1, origin=f"{self.source}:{file.path}", **hashes)
+        origin = f"{self.source}:{file.path}"
+        try:
+            aside.set_aside(self.job, newcomer, error.kind, str(error), sha1=file.sha1, origin=origin, **hashes)
+        except (BadFile, TryLater, OSError) as why:  # of no concern to the others, which may have their names already
+            self._keep(file.name, f"{error}; but it could not be set aside: {trouble(why)}")
+            return
         self.failures[file.name] = str(error)
         del self.left[file.name]
 
