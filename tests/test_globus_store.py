@@ -448,9 +448,10 @@ def test_hashes_are_of_what_lies_there(service, store, tmp_path, monkeypatch):
 # Killed, and started again
 
 
+@pytest.mark.parametrize("dead", ["0-dead", "z-dead"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_upload_killed_at_any_call_is_started_once(moment, service, tmp_path):
-    """M14: a restarted run finds its own task, and takes it on."""
+def test_an_upload_killed_at_any_call_is_started_once(moment, dead, service, tmp_path):
+    """M14: a restarted run finds its own task, and takes it on, whichever of the two processes has the name that sorts first."""
     files = {f"raw/.{name}": local(tmp_path, name, name.encode() * 9) for name in ("a", "b", "c")}
 
     def upload() -> None:
@@ -464,6 +465,8 @@ def test_an_upload_killed_at_any_call_is_started_once(moment, service, tmp_path)
         service.tasks, service.fates = [], [Fate(looks=2)]
         was_killed = globus_server.killed(upload, service, number, moment)
         if was_killed:
+            for folder in (tmp_path / "work" / "globus").iterdir():
+                folder.rename(folder.with_name(dead))
             upload()
         assert len(service.tasks) == 1, f"{moment} call {number}"
         assert store_content(tmp_path) == {".a": b"a" * 9, ".b": b"b" * 9, ".c": b"c" * 9}

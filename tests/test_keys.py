@@ -103,14 +103,13 @@ RSYNC = {
     "removing sources": "-te.Ls --remove-source-files . ./",
     "links taken for folders": "-Kte.Ls . ./",
     "links followed": "-Lte.Ls . ./",
-    "links that lead out, followed": "-te.Ls --copy-unsafe-links . ./",
     "links that lead somewhere": "-lte.Ls --no-munge-links . ./",
     "writing into devices": "-te.Ls --write-devices . ./",
     "reading devices": "-te.Ls --copy-devices . ./",
     "an option that there is not": "-te.Ls --run-this={canary} . ./",
     "no place": "-te.Ls",
 }
-"""What follows `rsync --server`, and rrsync refuses."""
+"""What follows `rsync --server`, and rrsync refuses; newer ones let `--copy-unsafe-links` pass, which is for who sends."""
 PLACES = {
     "an absolute path": "{outside}/",
     "an absolute path after a dot": "./{outside}/",

@@ -275,6 +275,20 @@ def test_bad_files_are_stored_listed_and_set_aside(loaded):
     assert outcomes(loaded, NAME)[OTHER_MONTH] == "done"
 
 
+def test_where_no_file_passes_its_checks_the_fault_may_be_ours(loaded):
+    """P7: three bad files and no good one are kept and told once; with a good one beside them they are condemned."""
+    bad = [f"20261101.{hour}00.00.sas.a.rawacf.bz2" for hour in ("00", "02", "04")]
+    for name in bad:
+        (holding(loaded, "main") / name).write_bytes(b"BZh9 and what a broken library makes of it")
+    for _ in range(2):
+        assert published(loaded) == Exit.LEFT_OVER
+        assert in_holding(loaded) == bad and aside(loaded) == {}
+    assert sum("3 files failed their checks and none passed" in told for told in alerts(loaded)) == 1
+    put(loaded, "20261101.0600.00.sas.a.rawacf.bz2")
+    assert published(loaded) == Exit.LEFT_OVER
+    assert in_holding(loaded) == [] and list(listed(loaded, "202611")) == ["20261101.0600.00.sas.a.rawacf.bz2"]
+
+
 def test_another_bad_file_of_the_same_name_is_stored_beside_the_first(loaded):
     for content in (b"one", b"two"):
         (holding(loaded, "main") / A).write_bytes(content)

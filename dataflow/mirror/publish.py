@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -31,6 +31,9 @@ from dataflow.mirror.transaction import Transaction
 
 BATCH_FILES = 500
 """How many files are published at a time: so much work is looked at again when a run is killed."""
+
+FUSE_FILES = 3
+"""So many files that fail their checks while none passes: a broken library makes every file look bad."""
 
 _WHY = {
     Fate.BLOCKED: "its name is in the blocklist of the mirror",
@@ -110,6 +113,7 @@ class _Publication:
     accounts: Accounts
     blocked: frozenset[str]
     in_holding: frozenset[str]
+    has_passed: bool = False
 
     def by_name(self, tell_strangers: bool) -> list[tuple[Path, Name]]:
         """Settle what names alone decide; the files whose content has to be looked at, in the order of their time."""
@@ -133,13 +137,26 @@ class _Publication:
             files = list(self._hashed(wanted[start : start + BATCH_FILES]))
             if self.job.should_stop():
                 raise Stopped("asked to stop")
-            plans = list(self._planned(files, () if start else unfinished))
+            plans = self._fused(list(self._planned(files, () if start else unfinished)))
             if self.planner.changes:
                 self._transaction(plans).carry_out()
             else:
                 self._tell(plans)
             if self.job.progress is not None:
                 self.job.progress("publish", min(start + BATCH_FILES, len(wanted)), len(wanted))
+
+    def _fused(self, plans: list[MonthPlan]) -> list[MonthPlan]:
+        """Condemn nothing in a run in which several files fail and none passes: the fault may be ours."""
+        self.has_passed = self.has_passed or any(plan.of(Fate.NEW, Fate.UNLISTED) for plan in plans)
+        bad = [planned for plan in plans for planned in plan.of(Fate.BAD)]
+        blown = len(bad) >= FUSE_FILES and not self.has_passed
+        why = (
+            f"{len(bad)} files failed their checks and none passed, so the fault may be ours and none was set aside. If it is "
+            "not, the next run with a good file among them sets them aside; or move them away by hand"
+        )
+        if self.planner.changes and (blown or bad):
+            self.job.alert_while("fuse", blown, f"{why}. The first is {bad[0].file.name.text}: {bad[0].why}")
+        return [_spared(plan, why) for plan in plans] if blown else plans
 
     def _transaction(self, plans: Sequence[MonthPlan]) -> Transaction:
         return Transaction(self.job, self.store, self.lists, self.planner.journal, self.accounts, self.blocked, plans)
@@ -234,6 +251,14 @@ def _opened(job: Job, accounts: Accounts, journal: Journal, dry_run: bool) -> _P
     planner = Planner(job, store, lists, journal, lists.failed(), changes=not dry_run)
     in_holding = frozenset(path.name for path in place.scan(accounts.holding))
     return _Publication(job, store, lists, planner, accounts, lists.blocklist(), in_holding)
+
+
+def _spared(plan: MonthPlan, why: str) -> MonthPlan:
+    """The same with its bad files kept."""
+    spared = (
+        replace(each, fate=Fate.UNCLEAR, why=f"{each.why}; {why}") if each.fate is Fate.BAD else each for each in plan.files
+    )
+    return replace(plan, files=tuple(spared))
 
 
 def _require_known(lists: MirrorLists, journal: Journal) -> None:
