@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import os
 import signal
 import sys
@@ -152,8 +153,10 @@ def test_an_open_request_whose_file_came_another_way_is_done(loaded):
     assert states(loaded) == {B: DONE}
 
 
-def test_what_our_mirror_lists_and_lost_comes_with_the_hash_that_it_lists(loaded):
-    (mirror_folder(loaded) / layout.data_folder("", "202610") / A).unlink()
+@pytest.mark.parametrize("left", [None, b"", bz2.compress(b"")])
+def test_what_our_mirror_lists_and_lost_comes_with_the_hash_that_it_lists(loaded, left):
+    path = mirror_folder(loaded) / layout.data_folder("", "202610") / A
+    path.unlink() if left is None else path.write_bytes(left)
     on_mirror(neighbour(loaded, "bas"), {A: dmap_bytes(A, salt=1)})
     on_mirror(neighbour(loaded, "nssc"), {A: dmap_bytes(A)})
     ask(loaded)

@@ -42,7 +42,8 @@ def ours(job: Job, months: Collection[str]) -> tuple[dict[str, str], Presence]:
             raise content
         else:
             known = hash_lists.parse_month(content, month)
-            lying = {name for name, size in lists.names(layout.data_folder(tree, month)).items() if size is not None}
+            folder = lists.names(layout.data_folder(tree, month))
+            lying = {name for name, size in folder.items() if (size or 0) > layout.EMPTY_BYTES}
             hashes |= known.hashes
             unclear |= known.unclear
             present |= known.hashes.keys() & lying

@@ -18,6 +18,9 @@ from dataflow.lib.names import Kind, Name
 FIRST_MONTH = "200506"
 """The first month of rawacf data on any mirror; before that it is another format, which lies below ``dat``."""
 
+EMPTY_BYTES = 14
+"""A bzip2 stream of nothing has so many: a file that is not larger holds no data."""
+
 _MONTH = re.compile(r"(19|20)\d\d(0[1-9]|1[0-2])", re.ASCII)
 
 

@@ -143,7 +143,7 @@ class MirrorLists:
             above, _, name = folder.rpartition("/")
             if not folder:
                 raise TryLater(
-                    "the top folder of the store is not there: is its disk mounted? A new mirror begins with one"
+                    f"the top folder of the store is not there ({error}): is its disk mounted? A new mirror begins with one"
                 ) from error
             if name in self.names(above):
                 raise TryLater(f"{folder} cannot be opened, though it should be there") from error

@@ -38,8 +38,7 @@ MENDED_BY = {
     GONE: "`dataflow backfill --radar R --from DAY --to DAY` brings it again; if it is to stay away, `dataflow mirror delete`",
     UNLISTED: "`dataflow mirror publish` checks and lists it with the next file of that month; or `dataflow mirror delete`",
     NO_LIST: "`dataflow mirror publish` checks and lists them with the next file of that month; or `dataflow mirror delete`",
-    EMPTY: "`dataflow mirror delete` takes it away, and keeps it from coming back; for a whole one take its name from the "
-    "blocklist, then backfill",
+    EMPTY: "listed: `dataflow backfill --radar R --from DAY --to DAY` brings a whole one; else `dataflow mirror delete`",
     DIFFERENT: "`dataflow mirror delete` takes it away; for another one take its name from the blocklist, then backfill",
     UNREADABLE: "look after the rights and the disk of the mirror, then `dataflow mirror verify --month YYYYMM --hashes`",
     STRANGER: "a person has to see what it is, and move it away: nothing here will touch it",
@@ -55,9 +54,6 @@ OF_A_FILE = (UNLISTED, NO_LIST, EMPTY, DIFFERENT, UNREADABLE)
 LEFTOVER_ENDINGS = (".part", ".new", ".old")
 ON_ITS_WAY_S = 86400.0
 """What was changed since may still be in somebody's hands: an upload goes on, or its line is about to be written."""
-
-EMPTY_BYTES = 14
-"""A bzip2 stream of nothing has so many."""
 
 HASHED_AT_ONCE = 100
 SHOWN = 10
@@ -135,7 +131,7 @@ def findings(seen: Seen, master: MasterList) -> Iterator[Finding]:
     unlisted = sorted(data - listed.hashes.keys() - listed.unclear - frozenset(seen.young))
     yield from (Finding(GONE, name) for name in sorted(listed.hashes.keys() - data))
     yield from (Finding(UNLISTED if seen.content is not None else NO_LIST, name) for name in unlisted)
-    yield from (Finding(EMPTY, name) for name in sorted(data) if (seen.there[name] or 0) <= EMPTY_BYTES)
+    yield from (Finding(EMPTY, name) for name in sorted(data) if (seen.there[name] or 0) <= layout.EMPTY_BYTES)
     yield from (Finding(REFUSED, f"line {refusal.line}: {refusal.reason}: {refusal.text}") for refusal in listed.refused)
     yield from _of_names(seen)
     yield from _of_hashes(seen)
