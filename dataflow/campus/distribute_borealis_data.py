@@ -195,7 +195,7 @@ def _stage(ctx: Context, target: Target, queued: Path, entry: Entry) -> Path | N
         return None
     place.make_folder(ctx.here, staging)
     final = staging / queued.name
-    if os.path.lexists(final):  # nobody but this step writes there, so nothing comes between this look and the rename
+    if os.path.lexists(final):  # what this campus distributes comes there by this step, so nothing comes before the rename
         raise TryLater(f"{final} is there already: it is staged when the partner has taken that, or a person has removed it")
     ready.rename(final)
     place.sync_folders([staging, ready.parent])
