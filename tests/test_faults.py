@@ -45,7 +45,8 @@ def test_every_process_is_watched_and_every_call_has_its_own_number(own: Cell) -
     roles = {"run transfer_cam_photos", "send_files", "ssh master", "ssh client", "rsync client", "rsync server"}
     assert {point.role for point in prepared.points} == roles | {"receive hello", "receive accept"}
     numbers = [call.number for call in prepared.calls if call.is_point]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] - len(numbers) <= 1, "who is ended by another may have taken a number and have had no time to record it"
     assert {call.name for call in prepared.calls} >= {"connect", "fsync", "link", "rename", "unlink", "open to write", "write"}
 
 
