@@ -91,6 +91,14 @@ def stamp(path: Path) -> tuple[int, int, int]:
     return state.st_ino, state.st_size, state.st_mtime_ns
 
 
+def is_still(path: Path, before: tuple[int, int, int]) -> bool:
+    """Whether a file is the one that had a stamp; False when it is gone."""
+    try:
+        return stamp(path) == before
+    except FileNotFoundError:
+        return False
+
+
 def sync_file(path: Path) -> None:
     """Make the bytes of a file durable and forget the cached copy of them."""
     with path.open("rb", buffering=0) as stream:

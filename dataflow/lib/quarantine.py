@@ -53,8 +53,15 @@ def admit(here: Here, source: Path, kind: str, message: str, step: str, now: dat
     Raises:
         OSError, TryLater, BadFile: the quarantine cannot take it.
     """
-    place.check_root(here, here.root_of("quarantine"))
-    folder = here.folder("quarantine")
+    return admit_to(here, "quarantine", Path(), source, kind, message, step, now, details)
+
+
+def admit_to(
+    here: Here, key: str, below: Path, source: Path, kind: str, message: str, step: str, now: datetime, details: dict[str, Any]
+) -> Path:
+    """The same for another folder of the configuration, by its key, and a relative path ``below`` it."""
+    place.check_root(here, here.root_of(key))
+    folder = here.folder(key) / below
     place.make_folder(here, folder)
     digest = checksum.sha256(source)
     final = folder / source.name
@@ -64,7 +71,7 @@ def admit(here: Here, source: Path, kind: str, message: str, step: str, now: dat
     place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(reason), indent=1).encode() + b"\n")
     copy.add_name(here, source, final, digest)
     checksum.sync_folder(folder)
-    place.check_root(here, here.root_of("quarantine"))  # unmounted meanwhile, the file lies below the mount point
+    place.check_root(here, here.root_of(key))  # unmounted meanwhile, the file lies below the mount point
     return final
 
 

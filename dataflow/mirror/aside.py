@@ -6,16 +6,12 @@ name there, and the record of it before the file loses its place.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataflow.lib import checksum, copy, names, place
-from dataflow.lib.quarantine import REASON_ENDING, Reason
-from dataflow.lib.summary import timestamp
+from dataflow.lib import checksum, names, place, quarantine
 from dataflow.mirror.job import Job
 
 
@@ -60,34 +56,16 @@ def set_all_aside(job: Job, reason: str, files: Sequence[Unwanted]) -> list[Path
             job.alert(_told(reason, files[: len(done)]), files=[file.path.name for file in files[: len(done)]][:1000])
             job.log.sync()
             for file, stamp in zip(files[: len(done)], stamps, strict=False):
-                if _is_still(file.path, stamp):
+                if checksum.is_still(file.path, stamp):
                     place.release(file.path)
     return done
 
 
-def _is_still(path: Path, stamp: tuple[int, int, int]) -> bool:
-    try:
-        return checksum.stamp(path) == stamp
-    except FileNotFoundError:
-        return False
-
-
 def _admit(job: Job, file: Unwanted, reason: str) -> Path:
     """Give a file its name in the folder of its reason."""
-    here, now = job.here, job.clock()
-    place.check_root(here, here.root_of("set_aside"))
-    folder = job.folder("set_aside") / reason / f"{now:%Y%m%d}"
-    place.make_folder(here, folder)
-    digest = checksum.sha256(file.path)
-    final = folder / file.path.name
-    if os.path.lexists(final) and not (place.is_regular(final) and checksum.sha256(final) == digest):
-        final = folder / f"{file.path.name}.{digest[:12]}"
-    why = Reason(file.path.name, str(file.path), reason, file.message, job.name, timestamp(now), digest, file.details)
-    place.write_whole(final.with_name(final.name + REASON_ENDING), json.dumps(asdict(why), indent=1).encode() + b"\n")
-    copy.add_name(here, file.path, final, digest)
-    checksum.sync_folder(folder)
-    place.check_root(here, here.root_of("set_aside"))  # unmounted meanwhile, the file lies below the mount point
-    return final
+    now = job.clock()
+    below = Path(reason, f"{now:%Y%m%d}")
+    return quarantine.admit_to(job.here, "set_aside", below, file.path, reason, file.message, job.name, now, file.details)
 
 
 def _told(reason: str, files: Sequence[Unwanted]) -> str:

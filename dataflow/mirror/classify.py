@@ -71,10 +71,7 @@ class Local:
 
     def is_still_the_same(self) -> bool:
         """Whether the file that lies there now is the one that was hashed."""
-        try:
-            return checksum.stamp(self.path) == self.stamp
-        except FileNotFoundError:
-            return False
+        return checksum.is_still(self.path, self.stamp)
 
 
 def by_name(name: Name | None, settings: Mirror, blocked: frozenset[str], now: datetime) -> Fate | None:
