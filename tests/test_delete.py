@@ -403,6 +403,14 @@ def test_a_file_that_vanishes_meanwhile_is_an_alert_and_loses_its_line(config, m
     assert BAD not in listed(config, "202008") and blocklist(config).exists()
 
 
+def test_a_master_list_that_is_missing_is_made_of_all_months(config):
+    path = top(config) / layout.master_list("")
+    months = hash_lists.parse_master(path.read_bytes()).months
+    path.unlink()
+    assert run(config, BAD) == Exit.ACCOUNTED
+    assert hash_lists.parse_master(path.read_bytes()).months == months > {BAD[:6]}
+
+
 def test_asked_to_stop_it_goes_on_with_the_next_run(config):
     def stopped(job):
         told = job.out

@@ -26,7 +26,7 @@ from dataflow.lib.errors import BadConfig, DataflowError, TryLater
 from dataflow.lib.names import Name
 from dataflow.mirror import deletions, layout
 from dataflow.mirror.deletions import Doomed, Transaction
-from dataflow.mirror.hash_lists import HashList, Line, MasterList
+from dataflow.mirror.hash_lists import HashList, Line
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent, Refused, Store, Taken
@@ -397,10 +397,7 @@ def _each_month(files: Sequence[Doomed], change: Callable[[str, Sequence[Doomed]
 
 
 def _master(mirror: _Mirror, transaction: Transaction, files: Sequence[Doomed]) -> dict[str, str]:
-    try:
-        master = mirror.lists.master()
-    except Absent:
-        master = MasterList({})
+    master = mirror.lists.whole_master()
     for month in {file.month for file in files}:
         try:
             master = master.with_month(month, hashlib.sha1(mirror.lists.month_bytes(month)).hexdigest())

@@ -99,9 +99,5 @@ def _require_never_listed(lists: MirrorLists, month: str) -> None:
     Raises:
         TryLater: it does.
     """
-    try:
-        named = lists.master().hashes
-    except Absent:
-        return
-    if any(path.startswith("./raw/") and path.endswith(f"{month}.hashes") for path in named):
+    if lists.is_in_master(month):
         raise TryLater(f"our master list names a list of {month}, and there is none: dataflow mirror verify --month {month}")

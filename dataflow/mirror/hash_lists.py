@@ -73,9 +73,14 @@ class MasterList:
     kept: tuple[Line, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
+    @property
+    def months(self) -> frozenset[str]:
+        """The months whose lists it names, in whichever spelling."""
+        return frozenset(path.rpartition("/")[2].removesuffix(".hashes") for path in self.hashes if path.startswith("./raw/"))
+
     def with_month(self, month: str, sha1: str) -> MasterList:
         """The same with another hash for a month, in whichever spelling the list has it; else as ``layout`` spells it."""
-        spelt = [path for path in (layout.master_line(month), f"./raw/{month}.hashes") if path in self.hashes]
+        spelt = [path for path in layout.master_lines(month) if path in self.hashes]
         changed = dict.fromkeys(spelt or [layout.master_line(month)], sha1)
         return MasterList({**self.hashes, **changed}, self.kept, self.refused)
 

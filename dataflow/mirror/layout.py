@@ -59,6 +59,11 @@ def master_line(month: str) -> str:
     return f"./raw/{month[:4]}/{month[4:]}/{month}.hashes"
 
 
+def master_lines(month: str) -> tuple[str, str]:
+    """How it may be called there: as we write it, and as others do."""
+    return master_line(month), f"./raw/{month}.hashes"
+
+
 def master_list(tree: str) -> str:
     """The list of the lists."""
     return _joined(tree, ".config", "master.hashes")

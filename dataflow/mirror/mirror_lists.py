@@ -16,6 +16,7 @@ named as removed.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import time
@@ -77,6 +78,26 @@ class MirrorLists:
     def master(self) -> MasterList:
         """The list of the lists."""
         return hash_lists.parse_master(self._read_one(layout.master_list(self._tree)))
+
+    def is_in_master(self, month: str) -> bool:
+        """Whether the list of the lists names a list of a month; not so where there is no such list either."""
+        try:
+            return month in self.master().months
+        except Absent:
+            return False
+
+    def whole_master(self) -> MasterList:
+        """The list of the lists, for whoever is about to replace it: made of the lists of all months where there is none."""
+        try:
+            return self.master()
+        except Absent:
+            master = MasterList({})
+        for month, content in self.months_bytes(self.months()).items():
+            if isinstance(content, bytes):
+                master = master.with_month(month, hashlib.sha1(content).hexdigest())
+            elif not isinstance(content, Absent):
+                raise content
+        return master
 
     def failed(self) -> FailedList:
         """What failed a check; nothing where there is no such list yet."""

@@ -98,19 +98,13 @@ class Planner:
                 raise TryLater(
                     f"the list of {month}, in which we wrote {lines} lines, is not there: is the mirror whole? Put the list back"
                 ) from error
-            if self._is_in_master(month):
+            if self.lists.is_in_master(month):
                 raise TryLater(
                     f"the master list names a list of {month}, and there is none: is the mirror whole? Put the list back; "
                     "only if there never was one, take its line from the master list"
                 ) from error
             return HashList({}), None
         return hash_lists.parse_month(content, month), hashlib.sha1(content).hexdigest()
-
-    def _is_in_master(self, month: str) -> bool:
-        try:
-            return not self.lists.master().hashes.keys().isdisjoint((layout.master_line(month), f"./raw/{month}.hashes"))
-        except Absent:
-            return False
 
     def _decided(self, files: Sequence[Local], listed: HashList, there: Mapping[str, int | None]) -> Iterator[Planned]:
         fates = {file: classify.by_lists(file, listed, there, self.failed) for file in files}

@@ -97,15 +97,9 @@ class _Sync:
         try:
             return self._ours.month(month)
         except Absent as error:
-            if month in self._months_of_master():
+            if self._ours.is_in_master(month):
                 raise TryLater("our master list names a list of it, and there is none: dataflow mirror verify") from error
             return HashList({})
-
-    def _months_of_master(self) -> set[str]:
-        try:
-            return {path[-len("YYYYMM.hashes") :][:6] for path in self._ours.master().hashes if path.startswith("./raw/")}
-        except Absent:
-            return set()
 
     def _wanted(self, month: str, ours: HashList, theirs: HashList) -> dict[str, str]:
         """What they list and we lack and may have: SHA-1 by name. The rest is recorded, and told to a person who has to know."""

@@ -19,12 +19,12 @@ from dataflow.mirror import bring, layout, strays
 from dataflow.mirror.accounts import Accounts
 from dataflow.mirror.aside import Unwanted
 from dataflow.mirror.classify import Fate, Local
-from dataflow.mirror.hash_lists import FailedList, HashList, MasterList
+from dataflow.mirror.hash_lists import FailedList, HashList
 from dataflow.mirror.job import Job
 from dataflow.mirror.journal import DONE, Journal
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.plan import MonthPlan, Planned
-from dataflow.mirror.stores import Absent, Store
+from dataflow.mirror.stores import Store
 from dataflow.mirror.stores.paths import parent_of
 
 _ACTIONS = {
@@ -191,7 +191,7 @@ class Transaction:
         """Give the master list the hash of the list of each month."""
         listed = {month: listed.sha1 for month, listed in self.listed.items() if listed.sha1 is not None}
         if listed:
-            master = read_master(self.lists)
+            master = self.lists.whole_master()
             for month, sha1 in listed.items():
                 master = master.with_month(month, sha1)
             self.lists.replace_master(master)
@@ -200,20 +200,6 @@ class Transaction:
 
     def _release(self, on_mirror: Mapping[Local, str]) -> None:
         self.accounts.release({file: action for file, action in on_mirror.items() if file.month in self.listed})
-
-
-def read_master(lists: MirrorLists) -> MasterList:
-    """The list of the lists; made anew from the lists of all months where there is definitely none."""
-    try:
-        return lists.master()
-    except Absent:
-        master = MasterList({})
-    for month, content in lists.months_bytes(lists.months()).items():
-        if isinstance(content, bytes):
-            master = master.with_month(month, hashlib.sha1(content).hexdigest())
-        elif not isinstance(content, Absent):
-            raise content
-    return master
 
 
 def _unwanted(planned: Planned) -> Unwanted:

@@ -156,18 +156,13 @@ def _of_hashes(seen: Seen) -> Iterator[Finding]:
 
 
 def _of_master(seen: Seen, master: MasterList) -> Iterator[Finding]:
-    lines = {master.hashes[line] for line in master_lines(seen.month) if line in master.hashes}
+    lines = {master.hashes[line] for line in layout.master_lines(seen.month) if line in master.hashes}
     if seen.content is None:
         yield from [Finding(MASTER, f"{seen.month}.hashes: there is no such list")] if lines else []
     elif not lines:
         yield Finding(MASTER, f"{seen.month}.hashes: it is not in there")
     elif lines != {(sha1 := hashlib.sha1(seen.content).hexdigest())}:
         yield Finding(MASTER, f"{seen.month}.hashes: {sha1}, there {', '.join(sorted(lines))}")
-
-
-def master_lines(month: str) -> tuple[str, str]:
-    """How the list of a month may be called in the master list."""
-    return layout.master_line(month), f"./raw/{month}.hashes"
 
 
 def _master(job: Job, lists: MirrorLists) -> MasterList:
@@ -179,8 +174,7 @@ def _master(job: Job, lists: MirrorLists) -> MasterList:
 
 
 def _all_months(mirror: _Mirror) -> set[str]:
-    in_master = {path.rpartition("/")[2].removesuffix(".hashes") for path in mirror.master.hashes if path.startswith("./raw/")}
-    return {*mirror.lists.months(), *in_master}
+    return {*mirror.lists.months(), *mirror.master.months}
 
 
 def _is_data(text: str, month: str) -> bool:
