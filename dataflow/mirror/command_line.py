@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dataflow.lib.context import utc_now
 from dataflow.mirror import layout
-from dataflow.mirror.job import Job
+
+if TYPE_CHECKING:
+    from dataflow.mirror.job import Job
 
 ONE_WRITER = "mirror"
 """The lock of the jobs that change the mirror: one at a time."""
