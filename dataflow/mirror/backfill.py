@@ -13,9 +13,8 @@ from datetime import date
 from dataflow.lib import names
 from dataflow.lib.errors import BadConfig
 from dataflow.mirror import evidence, fulfil, gaps, layout, requests
-from dataflow.mirror.download import told_if_incomplete
 from dataflow.mirror.gaps import Gaps, Presence
-from dataflow.mirror.job import Job
+from dataflow.mirror.job import Job, told_if_incomplete
 from dataflow.mirror.requests import Book
 
 

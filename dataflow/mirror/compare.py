@@ -22,9 +22,8 @@ from dataflow.lib.mirror_settings import Partner
 from dataflow.mirror import agreement, report_page
 from dataflow.mirror.agreement import REFUSED_MAX, SHOWN_MAX, Detail, Entry, Report
 from dataflow.mirror.differences import Kind, action, differences_of_month, read_both
-from dataflow.mirror.download import told_if_incomplete
 from dataflow.mirror.hash_lists import HashList
-from dataflow.mirror.job import Job
+from dataflow.mirror.job import Job, told_if_incomplete
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent
 

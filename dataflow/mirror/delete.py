@@ -30,6 +30,7 @@ from dataflow.mirror.hash_lists import HashList, Line
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.stores import Absent, Refused, Store, Taken
+from dataflow.mirror.stores.paths import part_of
 
 GOES_ON = "the next `dataflow mirror delete ... --yes` goes on with it"
 
@@ -314,9 +315,8 @@ def _move(mirror: _Mirror, file: Doomed, old: str, new: str) -> None:
 
 def _copy(mirror: _Mirror, file: Doomed, old: str, new: str) -> None:
     """Copy a file within the store, by way of this machine, to a hidden name and from there to its own."""
-    folder, _, name = new.rpartition("/")
-    part = f"{folder}/.{name}.part"
-    local = mirror.job.folder("work") / f".{name}.deletion"
+    part = part_of(new)
+    local = mirror.job.folder("work") / f".{file.name}.deletion"
     try:
         _raise_any(mirror.store.fetch({old: local}))
         _raise_any(mirror.store.store({part: local}))

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dataflow.lib import checksum, copy, names, place
-from dataflow.lib.errors import BadConfig, BadFile, HostDown, TryLater
+from dataflow.lib.errors import BadFile, HostDown, TryLater
 from dataflow.lib.names import Name
 from dataflow.lib.step import trouble
 from dataflow.mirror import aside
@@ -76,34 +75,6 @@ def name_of(file: str) -> Name:
     name = names.parse(file)
     assert name is not None, file
     return name
-
-
-@contextmanager
-def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
-    """Tell a person that a run did not come to everything, or that the other side is down: each once, until that has ended.
-
-    ``what`` the run is, and ``whose`` files it brings: of one that many runs ask, it is told once that it is down. Of a run that
-    was asked to stop, which the next one goes on with, nothing is told.
-    """
-    incomplete, told = f"{what} incomplete", f"{what} is not complete, and will be tried again"
-    try:
-        yield
-    except HostDown as error:
-        job.alert_while(f"{whose} down", True, f"{what}: {error}")
-        raise
-    except BadConfig as error:
-        job.alert_while(incomplete, True, f"{what} cannot be done: {error}")
-        raise
-    except (TryLater, OSError) as error:
-        if not job.should_stop():
-            job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
-        raise
-    job.alert_while(f"{whose} down", False)
-    if job.should_stop():
-        return
-    kept = job.counts["kept"]
-    left = [*job.problems, *([f"{kept} files were kept, their records say why"] if kept else [])]
-    job.alert_while(incomplete, bool(left), f"{told}: {'; '.join(left)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import platform
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Requests, utc_now
 from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
 from dataflow.lib.mirror_settings import Mirror, StoreSettings
+from dataflow.lib.step import trouble
 from dataflow.lib.summary import SummaryLog
 from dataflow.mirror import stores
 from dataflow.mirror.stores import Store
@@ -168,6 +170,34 @@ def run(job: Job, work: Callable[[Job], None]) -> Exit:
         job.log.sync()
         job.log.close()
         return code
+
+
+@contextmanager
+def told_if_incomplete(job: Job, what: str, whose: str) -> Iterator[None]:
+    """Tell a person that a run did not come to everything, or that the other side is down: each once, until that has ended.
+
+    ``what`` the run is, and ``whose`` files it brings: of one that many runs ask, it is told once that it is down. Of a run that
+    was asked to stop, which the next one goes on with, nothing is told.
+    """
+    incomplete, told = f"{what} incomplete", f"{what} is not complete, and will be tried again"
+    try:
+        yield
+    except HostDown as error:
+        job.alert_while(f"{whose} down", True, f"{what}: {error}")
+        raise
+    except BadConfig as error:
+        job.alert_while(incomplete, True, f"{what} cannot be done: {error}")
+        raise
+    except (TryLater, OSError) as error:
+        if not job.should_stop():
+            job.alert_while(incomplete, True, f"{told}: {trouble(error)}")
+        raise
+    job.alert_while(f"{whose} down", False)
+    if job.should_stop():
+        return
+    kept = job.counts["kept"]
+    left = [*job.problems, *([f"{kept} files were kept, their records say why"] if kept else [])]
+    job.alert_while(incomplete, bool(left), f"{told}: {'; '.join(left)}")
 
 
 def _worked(job: Job, work: Callable[[Job], None]) -> Exit:

@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dataflow.lib import names
-from dataflow.lib.errors import BadFile, DataflowError, HostDown, TryLater
+from dataflow.lib.errors import BadFile, DataflowError, TryLater
 from dataflow.mirror import bring, checks, classify, hash_lists, layout
 from dataflow.mirror.classify import Fate, Local
 from dataflow.mirror.hash_lists import FailedList, HashList
 from dataflow.mirror.job import Job
 from dataflow.mirror.journal import Journal
 from dataflow.mirror.mirror_lists import MirrorLists
-from dataflow.mirror.stores import Absent, Store
+from dataflow.mirror.stores import Absent, Store, raise_if_down
 
 
 class Stopped(TryLater):
@@ -111,6 +111,7 @@ class Planner:
         paths = {file: layout.data_path(self.job.settings.tree, file.name) for file in files}
         unlisted = [paths[file] for file, fate in fates.items() if fate is Fate.UNLISTED]
         hashes = self.store.sha1(unlisted) if unlisted else {}
+        raise_if_down(hashes.values())
         for file, fate in fates.items():
             match fate:
                 case Fate.UNLISTED:
@@ -146,8 +147,6 @@ class Planner:
 
 def _compared(file: Local, path: str, found: str | DataflowError) -> Planned:
     """A file whose name the mirror has and does not list."""
-    if isinstance(found, HostDown):
-        raise found
     if isinstance(found, DataflowError):
         return Planned(file, Fate.UNCLEAR, str(found))
     if found != file.sha1:

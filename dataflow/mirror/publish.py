@@ -21,8 +21,7 @@ from dataflow.mirror import classify, layout
 from dataflow.mirror.accounts import Accounts
 from dataflow.mirror.aside import Unwanted
 from dataflow.mirror.classify import Fate, Local
-from dataflow.mirror.download import told_if_incomplete
-from dataflow.mirror.job import Job
+from dataflow.mirror.job import Job, told_if_incomplete
 from dataflow.mirror.journal import Journal
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.plan import MonthPlan, Planner, Stopped

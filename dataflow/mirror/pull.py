@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dataflow.lib import checksum, names, schema
-from dataflow.lib.errors import BadConfig, DataflowError, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, DataflowError, TryLater
 from dataflow.lib.mirror_settings import Hub, Mirror
 from dataflow.mirror import layout
-from dataflow.mirror.download import download, name_of, sha1_there, told_if_incomplete
+from dataflow.mirror.download import download, name_of, sha1_there
 from dataflow.mirror.hash_lists import HashList
-from dataflow.mirror.job import Job
+from dataflow.mirror.job import Job, told_if_incomplete
 from dataflow.mirror.mirror_lists import MirrorLists
-from dataflow.mirror.stores import Absent
+from dataflow.mirror.stores import Absent, raise_if_down
 
 ACTION = "pulled"
 REMOVED = "removed at the hub"
@@ -112,9 +112,7 @@ class _Pull:
 
     def _sha1(self, files: Iterable[str]) -> dict[str, str | DataflowError]:
         hashes = self._store.sha1(sorted(files))
-        for found in hashes.values():
-            if isinstance(found, HostDown):
-                raise found
+        raise_if_down(hashes.values())
         return hashes
 
     def _verdict(self, file: str, look: Look, sha1: str | DataflowError | None) -> Verdict:

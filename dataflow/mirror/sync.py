@@ -13,15 +13,15 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from dataflow.lib import place, schema
-from dataflow.lib.errors import BadConfig, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, TryLater
 from dataflow.lib.mirror_settings import Mirror, Partner
 from dataflow.mirror import layout
 from dataflow.mirror.differences import Kind, differences_of_month
-from dataflow.mirror.download import download, name_of, sha1_there, told_if_incomplete
+from dataflow.mirror.download import download, name_of, sha1_there
 from dataflow.mirror.hash_lists import HashList, Refusal
-from dataflow.mirror.job import Job
+from dataflow.mirror.job import Job, told_if_incomplete
 from dataflow.mirror.mirror_lists import MirrorLists
-from dataflow.mirror.stores import Absent, Store
+from dataflow.mirror.stores import Absent, Store, raise_if_down
 
 NOT_HERE = (Kind.ONLY_THERE, Kind.TOO_NEW)
 """Differences of files that may be fetched, if it is we who lack them."""
@@ -163,9 +163,7 @@ class _Sync:
             self._job.problem(f"{month} is left out, because its folder on our mirror cannot be read: {error}")
             return {}
         hashes = self._our_store.sha1(sorted(lying)) if lying else {}
-        for found in hashes.values():
-            if isinstance(found, HostDown):
-                raise found
+        raise_if_down(hashes.values())
         other = {lying[path] for path, sha1 in hashes.items() if sha1 != wanted[lying[path]]}
         self._job.alert_changes(
             f"{self._partner} {month} lying", other,

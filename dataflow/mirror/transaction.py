@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from dataflow.lib import names
-from dataflow.lib.errors import BadFile, DataflowError, HostDown, TryLater
+from dataflow.lib.errors import BadFile, DataflowError, TryLater
 from dataflow.mirror import bring, layout, strays
 from dataflow.mirror.accounts import Accounts
 from dataflow.mirror.aside import Unwanted
@@ -24,7 +24,7 @@ from dataflow.mirror.job import Job
 from dataflow.mirror.journal import DONE, Journal
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.plan import MonthPlan, Planned
-from dataflow.mirror.stores import Store
+from dataflow.mirror.stores import Store, raise_if_down
 from dataflow.mirror.stores.paths import parent_of
 
 _ACTIONS = {
@@ -148,9 +148,7 @@ class Transaction:
             HostDown: the mirror cannot be reached any more.
         """
         failures = bring.bring(self.store, files)
-        for error in failures.values():
-            if isinstance(error, HostDown):
-                raise error
+        raise_if_down(failures.values())
         return {files[path]: error for path, error in failures.items()}
 
     def _move_damaged(self, files: Iterable[Local]) -> dict[Local, DataflowError]:

@@ -15,13 +15,13 @@ from itertools import groupby
 from pathlib import Path
 
 from dataflow.lib import names, place
-from dataflow.lib.errors import DataflowError, HostDown, TryLater
+from dataflow.lib.errors import DataflowError, TryLater
 from dataflow.lib.summary import timestamp
 from dataflow.mirror import hash_lists, layout
 from dataflow.mirror.hash_lists import HashList, MasterList
 from dataflow.mirror.job import Job
 from dataflow.mirror.mirror_lists import MirrorLists
-from dataflow.mirror.stores import Absent, Store
+from dataflow.mirror.stores import Absent, Store, raise_if_down
 
 GONE = "listed but gone"
 UNLISTED = "there but not listed"
@@ -244,10 +244,9 @@ def _sha1(mirror: _Mirror, folder: str, wanted: Sequence[str]) -> dict[str, str 
         if mirror.job.should_stop():
             raise TryLater("asked to stop while its files were read; the next run begins with it")
         paths = {f"{folder}/{name}": name for name in wanted[start : start + HASHED_AT_ONCE]}
-        for path, sha1 in mirror.store.sha1(list(paths)).items():
-            if isinstance(sha1, HostDown):
-                raise sha1
-            found[paths[path]] = sha1
+        hashes = mirror.store.sha1(list(paths))
+        raise_if_down(hashes.values())
+        found |= {paths[path]: sha1 for path, sha1 in hashes.items()}
     return found
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dataflow.lib.errors import HostDown
 from dataflow.lib.names import Name
 from dataflow.mirror import hash_lists, layout
 from dataflow.mirror.mirror_lists import MirrorLists
 from dataflow.mirror.sources import Answer, Offer
-from dataflow.mirror.stores import Absent
+from dataflow.mirror.stores import Absent, raise_if_down
 
 
 def offers(lists: MirrorLists, tree: str, wanted: Collection[Name]) -> Answer:
@@ -22,9 +21,9 @@ def offers(lists: MirrorLists, tree: str, wanted: Collection[Name]) -> Answer:
     by_month: dict[str, list[Name]] = {}
     for name in wanted:
         by_month.setdefault(layout.month_of(name), []).append(name)
-    for month, content in lists.months_bytes(by_month).items():
-        if isinstance(content, HostDown):
-            raise content
+    contents = lists.months_bytes(by_month)
+    raise_if_down(contents.values())
+    for month, content in contents.items():
         if isinstance(content, bytes):
             hashes = hash_lists.parse_month(content, month).hashes
             for name in (name for name in by_month[month] if name.text in hashes):

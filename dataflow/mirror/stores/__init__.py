@@ -6,12 +6,12 @@ the one contract suite, ``tests/test_stores.py``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from dataflow.lib.config import Here
-from dataflow.lib.errors import BadConfig, DataflowError, TryLater
+from dataflow.lib.errors import BadConfig, DataflowError, HostDown, TryLater
 from dataflow.lib.mirror_settings import StoreSettings
 
 
@@ -25,6 +25,17 @@ class Refused(TryLater):
 
 class Taken(TryLater):
     """The name is taken: nothing is ever replaced."""
+
+
+def raise_if_down(answers: Iterable[object]) -> None:
+    """Of the answers for many files, one that says that the store cannot be reached says so of the store, and not of a file.
+
+    Raises:
+        HostDown: there is one.
+    """
+    for answer in answers:
+        if isinstance(answer, HostDown):
+            raise answer
 
 
 class Store(Protocol):
