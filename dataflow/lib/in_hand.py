@@ -9,14 +9,13 @@ A step that is killed, by a person or for want of memory, did not crash: that is
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dataflow.lib import place
+from dataflow.lib import note
 from dataflow.lib.config import Here, step_name
 from dataflow.lib.errors import BadFile
 
@@ -56,9 +55,8 @@ def count_crash(here: Here, step: str, descriptor: int, returncode: int | None) 
     if returncode not in _CRASHES or not told:
         return None
     file = Path(os.fsdecode(told))
-    crashes = _crashes(here, step)
-    crashes[str(file)] = crashes.get(str(file), 0) + 1
-    _write(here, step, crashes)
+    crashes = note.load(_file(here, step), int)
+    note.save(_file(here, step), {**crashes, str(file): crashes.get(str(file), 0) + 1})
     return file
 
 
@@ -68,29 +66,15 @@ def refuse_crasher(here: Here, step: str, file: Path) -> None:
     Raises:
         BadFile: ``crashes a library``.
     """
-    if (count := _crashes(here, step).get(str(file), 0)) >= CRASHES_MAX:
+    if (count := note.load(_file(here, step), int).get(str(file), 0)) >= CRASHES_MAX:
         raise BadFile("crashes a library", f"{step} crashed {count} times on {file.name}: it holds what makes a library crash")
 
 
 def forgive(here: Here, step: str, file: Path) -> None:
     """Forget the crashes on a file that a person has put back to be tried again."""
-    crashes = _crashes(here, step)
+    crashes = note.load(_file(here, step), int)
     if crashes.pop(str(file), None) is not None:
-        _write(here, step, crashes)
-
-
-def _crashes(here: Here, step: str) -> dict[str, int]:
-    """How often a step has crashed on which files; a count that cannot be read begins anew."""
-    try:
-        found = json.loads(_file(here, step).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
-        return {}
-    return {path: count for path, count in found.items() if type(count) is int} if isinstance(found, dict) else {}
-
-
-def _write(here: Here, step: str, crashes: dict[str, int]) -> None:
-    place.make_own_folder(_file(here, step).parent)
-    place.write_whole(_file(here, step), json.dumps(crashes, indent=1).encode())
+        note.save(_file(here, step), crashes)
 
 
 def _file(here: Here, step: str) -> Path:

@@ -9,11 +9,10 @@ again while they have that size: or a hundred bad ones would be fetched by every
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from dataflow.lib import names, place
+from dataflow.lib import names, note, place
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.mirror import checks, classify, layout, mirror_lists
 from dataflow.mirror.classify import Fate
@@ -31,7 +30,7 @@ def mend(job: Job, store: Store, plan: MonthPlan, blocked: frozenset[str]) -> di
     Raises:
         HostDown: the mirror cannot be reached.
     """
-    bad = _known_bad(job)
+    bad = note.load(_bad_file(job), int)
     wanted = [
         name
         for name in plan.unlisted
@@ -73,7 +72,7 @@ def _checked(job: Job, store: Store, plan: MonthPlan, wanted: list[str]) -> dict
     work = job.folder("work")
     place.require_room(job.here, [work], sum(plan.there[name] or 0 for name in wanted))
     good: dict[str, str] = {}
-    bad: dict[str, int | None] = {}
+    bad: dict[str, int] = {}
     with mirror_lists.scratch(work) as folder:
         paths = {name: _path(job, plan, name) for name in wanted}
         failures = store.fetch({path: folder / name for name, path in paths.items()})
@@ -86,21 +85,12 @@ def _checked(job: Job, store: Store, plan: MonthPlan, wanted: list[str]) -> dict
                 good[name] = checks.check(folder / name, parsed)
             except (BadFile, TryLater) as error:
                 job.say(f"{path} is not listed, and stays so: {error}")
-                if isinstance(error, BadFile):
-                    bad[path] = plan.there[name]
+                if isinstance(error, BadFile) and (size_bytes := plan.there[name]) is not None:
+                    bad[path] = size_bytes
     if bad:
-        place.write_whole(_bad_file(job), json.dumps({**_known_bad(job), **bad}, indent=0, sort_keys=True).encode() + b"\n")
+        note.save(_bad_file(job), {**note.load(_bad_file(job), int), **bad})
     return good
 
 
 def _bad_file(job: Job) -> Path:
     return job.here.state / "strays.json"
-
-
-def _known_bad(job: Job) -> dict[str, int]:
-    """The size in bytes by path of what failed a check; an unreadable note only costs time."""
-    try:
-        found = json.loads(_bad_file(job).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {path: size for path, size in found.items() if isinstance(size, int)} if isinstance(found, dict) else {}

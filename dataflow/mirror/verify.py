@@ -8,13 +8,12 @@ and when each was is remembered in ``<state>/verified.json``: a run that was sto
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
-from dataflow.lib import names, place
+from dataflow.lib import names, note
 from dataflow.lib.errors import DataflowError, TryLater
 from dataflow.lib.summary import timestamp
 from dataflow.mirror import hash_lists, layout
@@ -107,7 +106,7 @@ def verify(job: Job, months: Sequence[str] | None, hashes: bool) -> None:
     lists = MirrorLists(store, job.settings.tree, job.folder("work"))
     mirror = _Mirror(job, store, lists, _master(job, lists))
     found = {} if months is not None else {"the lists": _leftovers_of_lists(mirror)}
-    due, verified = list(_all_months(mirror) if months is None else months), _verified(job)
+    due, verified = list(_all_months(mirror) if months is None else months), note.load(_verified_file(job), str)
     unread = []
     due.sort(key=lambda month: (verified.get(month, "") if hashes else "", month))
     for number, month in enumerate(due):
@@ -299,15 +298,6 @@ def _verified_file(job: Job) -> Path:
     return job.here.state / "verified.json"
 
 
-def _verified(job: Job) -> dict[str, str]:
-    """When the files of each month were last read; an unreadable note only costs time."""
-    try:
-        found = json.loads(_verified_file(job).read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return {month: time for month, time in found.items() if isinstance(time, str)} if isinstance(found, dict) else {}
-
-
 def _remember(job: Job, month: str) -> None:
-    times = {**_verified(job), month: timestamp(job.clock())}
-    place.write_whole(_verified_file(job), json.dumps(times, indent=0, sort_keys=True).encode() + b"\n")
+    times = note.load(_verified_file(job), str)
+    note.save(_verified_file(job), {**times, month: timestamp(job.clock())})
