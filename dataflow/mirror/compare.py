@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dataflow.lib import place, summary
 from dataflow.lib.crew import Crew, crew
-from dataflow.lib.errors import BadConfig, DataflowError, HostDown, TryLater
+from dataflow.lib.errors import DataflowError, HostDown, TryLater
 from dataflow.lib.mirror_settings import Partner
 from dataflow.mirror import agreement, report_page
 from dataflow.mirror.agreement import REFUSED_MAX, SHOWN_MAX, Detail, Entry, Report
@@ -47,9 +47,7 @@ def compare(job: Job, partner: str, months: Sequence[str] | None) -> None:
         HostDown: a mirror cannot be reached; what was compared before is in the report.
         TryLater: our blocklist or our list of what failed cannot be read: neither is ever taken for empty.
     """
-    settings = job.settings.partners.get(partner)
-    if settings is None:
-        raise BadConfig(f"there is no partner {partner!r}; there are: {', '.join(job.settings.partners)}")
+    settings = job.partner(partner)
     with told_if_incomplete(job, f"the comparison with {partner}", partner):
         _compare(job, partner, settings, months)
 

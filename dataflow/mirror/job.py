@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import dataflow
-from dataflow.lib import alert, lock, place, ssh, version
+from dataflow.lib import alert, lock, place, schema, ssh, version
 from dataflow.lib.config import Config, Here
 from dataflow.lib.context import Requests, utc_now
 from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
-from dataflow.lib.mirror_settings import Mirror, StoreSettings
+from dataflow.lib.mirror_settings import Mirror, Partner, StoreSettings
 from dataflow.lib.step import trouble
 from dataflow.lib.summary import SummaryLog
 from dataflow.mirror import stores
@@ -123,6 +123,17 @@ class Job:
                 place.make_folder(self.here, path)
                 return path
         raise BadConfig(f"there is no holding directory {name!r}; there are: {', '.join(self.settings.holdings)}")
+
+    def partner(self, name: str) -> Partner:
+        """A partner by its name.
+
+        Raises:
+            BadConfig: there is none of that name.
+        """
+        partners = self.settings.partners
+        if name not in partners:
+            raise BadConfig(f"there is no partner {name!r}; there are: {', '.join(partners)}{schema.likely(name, partners)}")
+        return partners[name]
 
     def open(self, settings: StoreSettings) -> Store:
         """A store, opened once for each settings and closed at the end of the job.

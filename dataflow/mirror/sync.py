@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from dataflow.lib import place, schema
-from dataflow.lib.errors import BadConfig, TryLater
-from dataflow.lib.mirror_settings import Mirror, Partner
+from dataflow.lib import place
+from dataflow.lib.errors import TryLater
+from dataflow.lib.mirror_settings import Partner
 from dataflow.mirror import layout
 from dataflow.mirror.differences import Kind, differences_of_month
 from dataflow.mirror.download import download, name_of, sha1_there
@@ -35,7 +35,7 @@ def sync(job: Job, partner: str, months: Sequence[str] | None = None) -> None:
         HostDown: his mirror or ours cannot be reached.
         TryLater: our blocklist or our list of failed files cannot be read, so nothing may be fetched.
     """
-    them = _partner(job.settings, partner)
+    them = job.partner(partner)
     asked = months_to_sync(job.clock(), job.settings.late_days) if months is None else months
     with told_if_incomplete(job, f"the sync with {partner}", partner):
         one = _Sync(job, them, partner)
@@ -51,12 +51,6 @@ def months_to_sync(now: datetime, late_days: int, *, weekly: bool = False) -> li
     while len(months) < (13 if weekly else 2 if today.day <= late_days else 1):
         months.append((months[-1] - timedelta(days=1)).replace(day=1))
     return [f"{month:%Y%m}" for month in reversed(months)]
-
-
-def _partner(settings: Mirror, partner: str) -> Partner:
-    if partner not in settings.partners:
-        raise BadConfig(f"there is no partner {partner!r}{schema.likely(partner, settings.partners)}")
-    return settings.partners[partner]
 
 
 class _Sync:
