@@ -236,7 +236,7 @@ def batch(ctx, files):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("def handle(ctx, files):\n yield copied(ctx, files[0])", "1 of 2 files were given no outcome"),
+        ("def handle(ctx, files):\n yield copied(ctx, files[0])", "no outcome was given for 1 of the files"),
         ("def handle(ctx, files):\n yield copied(ctx, files[0]); yield kept(files[0], 'x')", "was given a second outcome"),
         ("def handle(ctx, files):\n yield copied(ctx, files[0]); yield kept(IN / 'other', 'x')", "was not asked for"),
     ],
@@ -592,6 +592,67 @@ def test_a_batch_that_says_none_takes_one(bench):
     bench.put("a", "b")
     bench.step("def batch(ctx, files): return 0")
     assert bench.run()[0] == 0 and bench.sources() == []
+
+
+ONE_AHEAD = """
+def batch(ctx, files):
+    return 1
+
+def handle_batches(ctx, batches):
+    before = []
+    for files in batches:
+        if "trouble" in [path.name for path in files]:
+            yield from (copied(ctx, path) for path in before)
+            raise {error}
+        yield from (copied(ctx, path) for path in before)
+        before = files
+    yield from (copied(ctx, path) for path in before)
+"""
+
+
+def test_a_step_may_begin_a_batch_before_it_is_done_with_the_one_before(bench):
+    bench.put("a", "b", "c")
+    bench.step(ONE_AHEAD)
+    code, records = bench.run()
+    assert code == 0 and adds_up(records) and bench.sources() == [] and bench.delivered() == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kept", "left"),
+    [
+        ("HostDown('campus is gone')", Exit.UNREACHABLE, ["trouble"], ["trouble", "z"]),
+        ("TryLater('not now')", Exit.LEFT_OVER, ["trouble"], ["trouble"]),
+        ("OSError(28, 'No space left on device')", Exit.LEFT_OVER, ["trouble"], ["trouble"]),
+    ],
+)
+def test_a_step_that_begins_ahead_gives_up_what_it_has_begun_and_no_more(bench, error, code, kept, left):
+    bench.put("a", "b", "trouble", "z")
+    bench.step(ONE_AHEAD.replace("{error}", error))
+    found, records = bench.run()
+    assert found == code and adds_up(records)
+    assert [name for name, outcome in outcomes(records).items() if outcome == "kept"] == kept
+    assert bench.sources() == left and records["end"][0]["waiting"] == len(left) - len(kept)
+
+
+def test_a_step_that_gives_up_before_it_has_begun_anything_comes_to_an_end(bench):
+    bench.put("a", "b")
+    bench.step("def handle_batches(ctx, batches):\n    raise TryLater('not now')\n    yield\n")
+    code, records = bench.run()
+    assert code == Exit.LEFT_OVER and outcomes(records) == {"a": "kept", "b": "kept"} and adds_up(records)
+
+
+def test_a_log_that_cannot_be_written_ends_a_step_that_asks_for_its_next_batch(bench, monkeypatch):
+    """What cannot be made durable is the run's trouble and not the step's: no reason for it to keep a file."""
+    bench.put("a", "b", "c")
+    bench.step(ONE_AHEAD)
+    monkeypatch.setattr(ledger.Ledger, "is_due", lambda self: False)
+
+    def full(self) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryLog, "sync", full)
+    code, _ = bench.run()
+    assert code == Exit.LEFT_OVER and bench.sources() == ["a", "b", "c"]
 
 
 def test_outcomes_are_settled_while_the_batch_goes_on(bench, monkeypatch):

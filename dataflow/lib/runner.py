@@ -5,15 +5,16 @@ from __future__ import annotations
 import platform
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import dataflow
 from dataflow.lib import alert, lock, names, place, space, version
 from dataflow.lib.context import Context, pause_file, pause_reason
-from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown, TryLater
 from dataflow.lib.ledger import Ledger
 from dataflow.lib.step import OUTCOMES, Outcome, kept, load, skipped, trouble
 
@@ -52,7 +53,7 @@ def _worked(account: Account) -> Exit:
     try:
         write_start(account.ctx)
         account.work()
-    except (TryLater, OSError) as error:
+    except (TryLater, OSError, _NotSettled) as error:
         account.problem = trouble(error)
         _tell_problem(account)
         return Exit.LEFT_OVER
@@ -66,6 +67,10 @@ def _worked(account: Account) -> Exit:
     return Exit.LEFT_OVER if counts["kept"] or counts["quarantined"] or account.problem else Exit.ACCOUNTED
 
 
+class _NotSettled(DataflowError):
+    """What became of some files cannot be made durable. It ends the run, also where a step asks for its next batch."""
+
+
 class Account:
     """The running account of one run: which files were found, taken and left waiting, and why it did not end well."""
 
@@ -73,12 +78,14 @@ class Account:
         self.ctx = ctx
         self.named = named
         self.ledger = Ledger(ctx)
-        self.found = self.waiting = 0
+        self.found = 0
         self.free: dict[str, int] = {}
         self.problem: str | None = None
         self.fuse_blown = False
         self._host_down: HostDown | None = None
         self._module: ModuleType
+        self._rest: list[Path] = []
+        self._begun: dict[Path, None] = {}
         self._suspects: list[Outcome] = []
         self._crowded: set[Path] = set()
 
@@ -88,17 +95,13 @@ class Account:
         self._require_part()
         if self._paused():
             return
-        rest = self._sort_out(list(dict.fromkeys(self.named or self._module.find(self.ctx))))
+        self._rest = self._sort_out(list(dict.fromkeys(self.named or self._module.find(self.ctx))))
         if missing := self._missing_root():
-            self._keep_all(rest, missing)
-            rest = []
-        while rest and not self._must_end():
-            size = self._module.batch(self.ctx, rest) if hasattr(self._module, "batch") else len(rest)
-            batch, rest = rest[: max(size, 1)], rest[max(size, 1) :]
-            self._take(batch)
+            self._keep_all(missing)
+        while self._rest and not self._must_end():
+            self._take(self._batches())
         self._condemn_suspects()
         self._settle()
-        self.waiting += len(rest)
         if self.found != (counted := self.ledger.counts.total()):
             raise AssertionError(f"{self.found} files were taken and {counted} accounted for")
         if not self.named:
@@ -109,6 +112,11 @@ class Account:
             raise self._host_down
         if self.problem is None:
             alert.clear(self.ctx.here, f"{self.ctx.step}: environment")
+
+    @property
+    def waiting(self) -> int:
+        """How many files were found and not begun, or left out by a stop."""
+        return len(self._rest)
 
     def _require_part(self) -> None:
         parts = getattr(self._module, "PARTS", {})
@@ -164,10 +172,11 @@ class Account:
             message = f"{shown} holds more than {STRANGERS_TOLD} files that are none of ours; they were left where they are"
             alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: many in {shown}", message)
 
-    def _keep_all(self, files: Sequence[Path], reason: str) -> None:
-        self.found += len(files)
-        for path in files:
+    def _keep_all(self, reason: str) -> None:
+        self.found += len(self._rest)
+        for path in self._rest:
             self.ledger.enter(kept(path, reason))
+        self._rest = []
 
     def _missing_root(self) -> str | None:
         """Why a root that this step uses is not the disk it should be; an unmounted disk is not an empty one."""
@@ -180,30 +189,40 @@ class Account:
             return self.problem
         return None
 
-    def _take(self, batch: list[Path]) -> None:
-        """Hand one batch to the step; each of its files gets exactly one outcome."""
-        open_files = set(batch)
-        self.found += len(batch)
+    def _batches(self) -> Iterator[list[Path]]:
+        """One batch after the other, for as long as the run may go on; what is known by then is settled before the next."""
+        while self._rest and not self._must_end():
+            size = self._module.batch(self.ctx, self._rest) if hasattr(self._module, "batch") else len(self._rest)
+            batch, self._rest = self._rest[: max(size, 1)], self._rest[max(size, 1) :]
+            self._begun |= dict.fromkeys(batch)
+            self.found += len(batch)
+            yield batch
+            self._settle()
+
+    def _take(self, batches: Iterator[list[Path]]) -> None:
+        """Hand batches to the step; each of their files gets exactly one outcome, those that a stop left out are waiting."""
         try:
-            for outcome in self._outcomes(batch, open_files):
-                if outcome.file not in open_files:
+            for outcome in self._outcomes(batches):
+                if outcome.file not in self._begun:
                     raise AssertionError(f"{outcome.file} was given a second outcome, or was not asked for")
-                open_files.remove(outcome.file)
+                del self._begun[outcome.file]
                 self._judge(outcome)
                 if self.fuse_blown:
                     break
         finally:
             self._settle()
-        if open_files and not self._must_end():
-            raise AssertionError(f"{len(open_files)} of {len(batch)} files were given no outcome, the first {min(open_files)}")
-        self.waiting += len(open_files)
-        self.found -= len(open_files)
+        if self._begun and not self._must_end():
+            raise AssertionError(f"no outcome was given for {len(self._begun)} of the files, the first {min(self._begun)}")
+        self.found -= len(self._begun)
+        self._rest, self._begun = [*self._begun, *self._rest], {}
 
-    def _outcomes(self, batch: list[Path], open_files: set[Path]) -> Iterator[Outcome]:
-        """What the step makes of a batch; what is still open when it gives up on it is kept."""
+    def _outcomes(self, batches: Iterator[list[Path]]) -> Iterator[Outcome]:
+        """What the step makes of batches; what has begun and is still open when it gives up is kept."""
         began = time.monotonic()
+        if (first := next(batches, None)) is None:
+            return
         try:
-            for outcome in self._module.handle(self.ctx, batch):
+            for outcome in self._stream(chain([first], batches)):
                 yield replace(outcome, seconds=round(time.monotonic() - began, 3))
                 began = time.monotonic()
             return
@@ -211,9 +230,16 @@ class Account:
             self._host_down, reason = error, str(error)
         except (TryLater, OSError) as error:
             self.problem = reason = trouble(error)
-        for path in batch:
-            if path in open_files:
-                yield kept(path, reason)
+        for path in list(self._begun):
+            yield kept(path, reason)
+
+    def _stream(self, batches: Iterable[list[Path]]) -> Iterator[Outcome]:
+        """The step's own outcomes, of one batch after the other unless it works on several at once."""
+        if hasattr(self._module, "handle_batches"):
+            yield from self._module.handle_batches(self.ctx, batches)
+            return
+        for batch in batches:
+            yield from self._module.handle(self.ctx, batch)
 
     def _judge(self, outcome: Outcome) -> None:
         """Hold back what is called bad until something else is not, or the fuse blows: the fault may be ours."""
@@ -255,10 +281,17 @@ class Account:
         ctx.say(f"{ctx.step}: {self.problem}")
 
     def _settle(self) -> None:
-        """Settle what is open, if the roots are still what they were before the batch."""
+        """Settle what is open, if the roots are still what they were before the batch.
+
+        Raises:
+            _NotSettled: something cannot be written; nothing was released.
+        """
         if missing := self._missing_root():
             self.ledger.hold_back(missing)
-        self.ledger.settle()
+        try:
+            self.ledger.settle()
+        except OSError as error:
+            raise _NotSettled(trouble(error)) from error
 
     def _roots(self) -> list[str]:
         """The roots that this step uses, as far as this machine has them."""

@@ -26,12 +26,8 @@ def main(host: str) -> int:
     ctx = replace(ctx, heeds_pause=False)  # the runner heeds it, and ends this program
     ctx.requests.listen()
     files = [Path(os.fsdecode(name)) for name in sys.stdin.buffer.read().split(b"\0") if name]
-    entries, not_ready = transfer.entries_of(ctx, files)
-    _note(not_ready)
-    if not entries:
-        return Exit.ACCOUNTED
     try:
-        _note(transfer.deliver(ctx, host, list(entries), entries))
+        _note(transfer.deliver(ctx, host, [transfer.batch_of(ctx, files)]))
     except (HostDown, TryLater) as error:
         print(error, file=sys.stderr)  # noqa: T201  (the runner reads it)
         return Exit.UNREACHABLE if isinstance(error, HostDown) else Exit.LEFT_OVER

@@ -8,7 +8,8 @@ A step is a module with two functions and a docstring that heads its page:
 and, where it needs them, ``KINDS`` (the kinds of file that it handles; other names are skipped), ``ROOTS`` (the roots
 whose markers must be there before and after each batch; empty: it works on state and logs alone, and a disk that hangs
 must not concern it), ``PARTS`` (the words that may follow its name in the list) and ``batch(ctx, files) -> int`` (how many
-files to take next).
+files to take next). A step that begins a batch while it still works on the one before has, in place of ``handle``,
+``handle_batches(ctx, batches) -> Iterator[Outcome]``: asking for the next batch begins it.
 A shell step has the same shape, see ``shell_step``. The runner does the rest.
 """
 
@@ -148,7 +149,7 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
-    if not (hasattr(module, "find") and hasattr(module, "handle")):
+    if not (hasattr(module, "find") and (hasattr(module, "handle") or hasattr(module, "handle_batches"))):
         raise BadConfig(f"the step {name} has no functions find and handle")
     return module
 

@@ -2,14 +2,17 @@
 
 rsync writes only into ``incoming/<radar>/`` of the receiver; ``receive`` hashes what arrived against the manifest, puts
 it in its place and answers one outcome for each file. A transfer that breaks leaves hidden partials there and resumes.
+While the receiver reads one batch back from its disk, the next one travels.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +30,71 @@ _RECEIVE_BYTES_PER_S = 20e6
 _RECEIVE_BASE_S = 120.0
 
 
-def deliver(ctx: Context, host: str, files: Sequence[Path], entries: Mapping[Path, Entry]) -> Iterator[Outcome]:
-    """Send one batch of files of this host to another and yield one outcome for each.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Files that travel together.
 
-    ``entries`` are their manifest entries: what the receiver must find. Accepted files carry ``deliver`` and ``release``.
+    ``entries`` are their manifest entries: what the receiver must find. ``not_ready`` are outcomes of files that are not sent.
+    """
+
+    entries: Mapping[Path, Entry]
+    not_ready: Sequence[Outcome] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A batch that lies in the receiver's ``incoming``: its files as they were before, and what rsync complained about."""
+
+    link: ssh.Link
+    batch: Batch
+    stamps: Mapping[Path, _Stamp | None]
+    complaint: str
+
+
+def deliver(ctx: Context, host: str, batches: Iterable[Batch]) -> Iterator[Outcome]:
+    """Send batches of this host's files to another, and yield one outcome for each file.
+
+    Those of accepted files carry ``deliver`` and ``release``.
 
     Raises:
         HostDown: the other machine cannot be reached; what arrived so far is kept there and counts at the next try.
         TryLater: asked to stop, and the transfer resumes; or the other machine has no place for files now.
     """
+    asked: Future[list[Outcome]] | None = None
+    with ThreadPoolExecutor(1) as asking:
+        for batch in batches:
+            yield from batch.not_ready
+            if not batch.entries:
+                continue
+            try:
+                sent = _send(ctx, host, batch)
+            except (HostDown, TryLater):
+                if asked:
+                    yield from asked.result()
+                raise
+            answered = asked.result() if asked else []
+            asked = asking.submit(_accepted, ctx, sent)
+            yield from answered
+        if asked:
+            yield from asked.result()
+
+
+def _send(ctx: Context, host: str, batch: Batch) -> _Sent:
     link = ssh.connect(ctx, host)
     link.require_place()
     link.require_room()
-    stamps = {file: _stamp(file) for file in files}
-    complaint = _rsync(ctx, link, files)
+    stamps = {file: _stamp(file) for file in batch.entries}
+    return _Sent(link, batch, stamps, _rsync(ctx, link, list(batch.entries)))
+
+
+def _accepted(ctx: Context, sent: _Sent) -> list[Outcome]:
+    """Ask the receiver to read back a batch and put it in its place; what it says of each file."""
+    entries = sent.batch.entries
     total_bytes = sum(entry.size for entry in entries.values())
-    manifest = {"v": VERSION, "run": ctx.run, "files": [entries[file].document() for file in files]}
-    answer = link.receive("accept", json.dumps(manifest).encode(), _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S)
-    answers = ssh.by_key(answer, "name")
-    for file in files:
-        yield _outcome(link, file, stamps[file], entries[file], answers.get(file.name), complaint)
+    manifest = {"v": VERSION, "run": ctx.run, "files": [entry.document() for entry in entries.values()]}
+    limit_s = _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S
+    answers = ssh.by_key(sent.link.receive("accept", json.dumps(manifest).encode(), limit_s), "name")
+    return [_outcome(sent, file, entry, answers.get(file.name)) for file, entry in entries.items()]
 
 
 def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
@@ -74,14 +122,12 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
     return finished.last_lines
 
 
-def _outcome(
-    link: ssh.Link, file: Path, stamp: _Stamp | None, entry: Entry, answer: Mapping[str, str] | None, complaint: str
-) -> Outcome:
-    machine = link.there.machine.name
+def _outcome(sent: _Sent, file: Path, entry: Entry, answer: Mapping[str, str] | None) -> Outcome:
+    machine, complaint = sent.link.there.machine.name, sent.complaint
     if answer is None:
         return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
     word, reason = answer.get("outcome", ""), answer.get("reason", "")
-    if _stamp(file) != stamp:
+    if _stamp(file) != sent.stamps[file]:
         return kept(file, f"it changed while it was sent to {machine}; it is tried again when it lies still")
     action = "duplicate" if answer.get("action") == "duplicate" else "delivered"
     place = f"{machine}:{answer.get('destination', '')}"
@@ -105,8 +151,8 @@ def _stamp(file: Path) -> _Stamp | None:
         return None
 
 
-def entries_of(ctx: Context, files: Sequence[Path]) -> tuple[dict[Path, Entry], list[Outcome]]:
-    """The manifest entries of files to be sent, adopting where there is none, and outcomes of those that are not sent now."""
+def batch_of(ctx: Context, files: Sequence[Path]) -> Batch:
+    """A batch of these files: with their manifest entries, adopting where there is none, and outcomes of those not sent now."""
     entries, not_ready = {}, []
     for file in files:
         if names.parse(file.name) is None:
@@ -118,7 +164,7 @@ def entries_of(ctx: Context, files: Sequence[Path]) -> tuple[dict[Path, Entry], 
             not_ready.append(kept(file, str(error)))
         except FileNotFoundError:
             not_ready.append(kept(file, "it was removed while this step looked"))
-    return entries, not_ready
+    return Batch(entries, not_ready)
 
 
 def take_while(files: Sequence[Path], limit_files: int, limit_bytes: int) -> int:

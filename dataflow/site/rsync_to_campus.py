@@ -41,12 +41,9 @@ def batch(ctx: Context, files: Sequence[Path]) -> int:
     return transfer.take_while(files, limits.batch_files, int(limits.picture_batch_s * bandwidth_kib_s * 1024))
 
 
-def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
-    """One rsync and one ``receive`` for the batch."""
-    entries, not_ready = transfer.entries_of(ctx, files)
-    yield from not_ready
-    if entries:
-        yield from transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries)
+def handle_batches(ctx: Context, batches: Iterator[Sequence[Path]]) -> Iterator[Outcome]:
+    """One rsync and one ``receive`` for each batch."""
+    return transfer.deliver(ctx, str(ctx.here.host.next), (transfer.batch_of(ctx, files) for files in batches))
 
 
 def _oldest_first(paths: list[Path]) -> list[Path]:

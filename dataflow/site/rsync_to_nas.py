@@ -90,10 +90,8 @@ def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
             yield prepared
         else:
             sendings[prepared.sent] = prepared
-    if not sendings:
-        return
-    entries = {sent: sending.entry for sent, sending in sendings.items()}
-    for outcome in transfer.deliver(ctx, str(ctx.here.host.next), list(entries), entries):
+    batch = transfer.Batch({sent: sending.entry for sent, sending in sendings.items()})
+    for outcome in transfer.deliver(ctx, str(ctx.here.host.next), [batch]):
         sending = sendings[outcome.file]
         if outcome.release and checksum.stamp(sending.original) != sending.stamp:
             outcome = kept(outcome.file, "it changed after it was read: has the radar written more of it?")
