@@ -30,8 +30,6 @@ TRIES = 3
 """How often a killed subject may run again until it has finished: a peer may still be busy with what the killed one asked."""
 OLD_S = 8 * 86400.0
 """The age at which `receive` removes what a killed rsync left."""
-ALL_UP_TO = 3
-STRIDE = 4
 FAR, OWN = ("receive", "rsync server"), ("run", "daemon", "send_files")
 """Roles by how they begin: those at the other end of a link, and our own at this end."""
 
@@ -132,16 +130,14 @@ def prepare(cell: Cell, subject: Subject) -> Prepared:
 def kills(found: Sequence[Point]) -> Iterator[tuple[Point, How]]:
     """What is tried: at each point the caller; and all processes of its side, where it does not work alone.
 
-    Of one call on one path by one role, as of the packets of a connection, the first three are tried and then every fourth, and
-    of what is not our own program the whole side only at the first. Below a daemon, whose steps are tried one by one elsewhere,
-    each role's first call of a kind in each folder stands for the others.
+    Of one call on one path by what is not our own program, as of the packets of a connection, the whole side is killed only at
+    the first. Below a daemon, whose steps are tried one by one elsewhere, each role's first call of a kind in each folder stands
+    for the others.
     """
     near = {point.role for point in found if not point.role.startswith(FAR)}
     is_daemon = any(role.startswith("daemon") for role in near)
     tried: set[tuple[str, str, str]] = set()
     for point in found:
-        if point.occurrence > ALL_UP_TO and point.occurrence % STRIDE:
-            continue
         if is_daemon and not point.role.startswith("daemon"):
             alike = (point.role, point.call, str(Path(point.path).parent))
             if alike in tried:
