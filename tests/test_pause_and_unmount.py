@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_a_pause_interrupts_a_transfer_of_many_files(made, tmp_path):
     pause.write_text("the link is needed for something else")
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(TryLater, match="interrupted and resumes"):
-        transfer._rsync(ctx, link, [tmp_path / "file"])
+        transfer._rsync(ctx, link, [tmp_path / "file"], threading.Event())
 
 
 def test_a_nas_that_is_unmounted_during_the_copy_releases_nothing(made, monkeypatch):

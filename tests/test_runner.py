@@ -387,11 +387,13 @@ def restored_limit():
 LOG_FULL = """
 import resource
 def handle(ctx, files):
-    for path in files:
+    for path in files[:-1]:
         yield copied(ctx, path)
+    last = copied(ctx, files[-1])
     size = sum(file.stat().st_size for file in ctx.here.logs.rglob("*.jsonl"))
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + {more}, hard))
+    yield last
 """
 
 
@@ -641,18 +643,46 @@ def test_a_step_that_gives_up_before_it_has_begun_anything_comes_to_an_end(bench
     assert code == Exit.LEFT_OVER and outcomes(records) == {"a": "kept", "b": "kept"} and adds_up(records)
 
 
-def test_a_log_that_cannot_be_written_ends_a_step_that_asks_for_its_next_batch(bench, monkeypatch):
-    """What cannot be made durable is the run's trouble and not the step's: no reason for it to keep a file."""
+def test_a_batch_is_settled_when_it_is_done_and_not_when_the_next_one_is(bench, monkeypatch):
+    """What travels meanwhile may take hours."""
     bench.put("a", "b", "c")
+    bench.step(ONE_AHEAD.replace("before = files", "before = files\n        (OUT / 'seen').open('a').write(str(len(find(ctx))))"))
+    monkeypatch.setattr(ledger.Ledger, "is_due", lambda self: False)
+    code, _ = bench.run()
+    assert code == 0 and (bench.target / "seen").read_text() == "321"
+
+
+def test_a_batch_that_cannot_be_settled_ends_the_run(bench, monkeypatch):
+    bench.put("a", "b", "c", "d")
     bench.step(ONE_AHEAD)
     monkeypatch.setattr(ledger.Ledger, "is_due", lambda self: False)
+    sync, full = SummaryLog.sync, [True]
 
-    def full(self) -> None:
-        raise OSError(28, "No space left on device")
+    def full_once(self) -> None:
+        if full and bench.targets():
+            full.pop()
+            raise OSError(28, "No space left on device")
+        sync(self)
 
-    monkeypatch.setattr(SummaryLog, "sync", full)
-    code, _ = bench.run()
-    assert code == Exit.LEFT_OVER and bench.sources() == ["a", "b", "c"]
+    monkeypatch.setattr(SummaryLog, "sync", full_once)
+    code, records = bench.run()
+    assert code == Exit.LEFT_OVER and bench.sources() == ["a", "b", "c", "d"] and "kept" not in outcomes(records).values()
+    assert bench.targets() == ["a"] and records["end"][0]["waiting"] == 2, "c was not begun"
+
+
+def test_a_batch_that_is_not_answered_is_found_before_the_next_one(bench):
+    bench.put("a", "b", "c")
+    bench.step("""
+def batch(ctx, files):
+    return 1
+
+def handle(ctx, files):
+    if files[0].name != "b":
+        yield copied(ctx, files[0])
+""")
+    code, records = bench.run()
+    assert code == Exit.BUG and bench.targets() == ["a"]
+    assert "no outcome was given for 1 of the files" in records["end"][0]["reason"]
 
 
 def test_outcomes_are_settled_while_the_batch_goes_on(bench, monkeypatch):

@@ -19,6 +19,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -310,11 +311,13 @@ def _remove_useless_partials(ctx: Context) -> None:
     """
     horizon = time.time() - _STALE_PARTIAL_S
     for path in ctx.folder("incoming").glob(".*.??????"):
-        if place.is_regular(path) and path.stat().st_mtime < horizon:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # the rsync of the next batch renames its own
+            if place.is_regular(path) and path.stat().st_mtime < horizon:
+                path.unlink()
     for path in place.scan(ctx.folder("incoming") / transfer.PARTIALS):
-        if place.is_regular(path) and (path.stat().st_ctime < horizon or _lies_here(ctx, path.name)):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if place.is_regular(path) and (path.stat().st_ctime < horizon or _lies_here(ctx, path.name)):
+                path.unlink()
 
 
 def _lies_here(ctx: Context, text: str) -> bool:

@@ -14,7 +14,7 @@ from types import ModuleType
 import dataflow
 from dataflow.lib import alert, lock, names, place, space, version
 from dataflow.lib.context import Context, pause_file, pause_reason
-from dataflow.lib.errors import BadConfig, DataflowError, Exit, HostDown, TryLater
+from dataflow.lib.errors import BadConfig, Exit, HostDown, TryLater
 from dataflow.lib.ledger import Ledger
 from dataflow.lib.step import OUTCOMES, Outcome, kept, load, skipped, trouble
 
@@ -53,7 +53,7 @@ def _worked(account: Account) -> Exit:
     try:
         write_start(account.ctx)
         account.work()
-    except (TryLater, OSError, _NotSettled) as error:
+    except (TryLater, OSError) as error:
         account.problem = trouble(error)
         _tell_problem(account)
         return Exit.LEFT_OVER
@@ -65,10 +65,6 @@ def _worked(account: Account) -> Exit:
         return Exit.BUG
     counts = account.ledger.counts
     return Exit.LEFT_OVER if counts["kept"] or counts["quarantined"] or account.problem else Exit.ACCOUNTED
-
-
-class _NotSettled(DataflowError):
-    """What became of some files cannot be made durable. It ends the run, also where a step asks for its next batch."""
 
 
 class Account:
@@ -85,7 +81,7 @@ class Account:
         self._host_down: HostDown | None = None
         self._module: ModuleType
         self._rest: list[Path] = []
-        self._begun: dict[Path, None] = {}
+        self._begun: dict[Path, set[Path]] = {}
         self._suspects: list[Outcome] = []
         self._crowded: set[Path] = set()
 
@@ -190,14 +186,14 @@ class Account:
         return None
 
     def _batches(self) -> Iterator[list[Path]]:
-        """One batch after the other, for as long as the run may go on; what is known by then is settled before the next."""
+        """One batch after the other, for as long as the run may go on; those of its files share the set of what is open of it."""
         while self._rest and not self._must_end():
             size = self._module.batch(self.ctx, self._rest) if hasattr(self._module, "batch") else len(self._rest)
             batch, self._rest = self._rest[: max(size, 1)], self._rest[max(size, 1) :]
-            self._begun |= dict.fromkeys(batch)
+            still_open = set(batch)
+            self._begun |= dict.fromkeys(batch, still_open)
             self.found += len(batch)
             yield batch
-            self._settle()
 
     def _take(self, batches: Iterator[list[Path]]) -> None:
         """Hand batches to the step; each of their files gets exactly one outcome, those that a stop left out are waiting."""
@@ -205,19 +201,28 @@ class Account:
             for outcome in self._outcomes(batches):
                 if outcome.file not in self._begun:
                     raise AssertionError(f"{outcome.file} was given a second outcome, or was not asked for")
-                del self._begun[outcome.file]
+                still_open = self._begun.pop(outcome.file)
+                still_open.remove(outcome.file)
                 self._judge(outcome)
                 if self.fuse_blown:
                     break
+                if not still_open or self.ledger.is_due():
+                    self._settle()
         finally:
             self._settle()
-        if self._begun and not self._must_end():
-            raise AssertionError(f"no outcome was given for {len(self._begun)} of the files, the first {min(self._begun)}")
+        self._require_answers()
         self.found -= len(self._begun)
         self._rest, self._begun = [*self._begun, *self._rest], {}
 
+    def _require_answers(self) -> None:
+        if self._begun and not self._must_end():
+            raise AssertionError(f"no outcome was given for {len(self._begun)} of the files, the first {min(self._begun)}")
+
     def _outcomes(self, batches: Iterator[list[Path]]) -> Iterator[Outcome]:
-        """What the step makes of batches; what has begun and is still open when it gives up is kept."""
+        """What the step makes of batches; what has begun and is still open when it gives up is kept.
+
+        The first has begun before the step is asked, so that a step that always gives up comes to an end too.
+        """
         began = time.monotonic()
         if (first := next(batches, None)) is None:
             return
@@ -234,12 +239,13 @@ class Account:
             yield kept(path, reason)
 
     def _stream(self, batches: Iterable[list[Path]]) -> Iterator[Outcome]:
-        """The step's own outcomes, of one batch after the other unless it works on several at once."""
+        """The step's own outcomes, of one batch after the other unless it works on two at once."""
         if hasattr(self._module, "handle_batches"):
             yield from self._module.handle_batches(self.ctx, batches)
             return
         for batch in batches:
             yield from self._module.handle(self.ctx, batch)
+            self._require_answers()
 
     def _judge(self, outcome: Outcome) -> None:
         """Hold back what is called bad until something else is not, or the fuse blows: the fault may be ours."""
@@ -253,8 +259,6 @@ class Account:
         if outcome.outcome == "done":
             self._condemn_suspects()
         self.ledger.enter(outcome)
-        if self.ledger.is_due():
-            self._settle()
 
     def _condemn_suspects(self) -> None:
         suspects, self._suspects = self._suspects, []
@@ -281,17 +285,10 @@ class Account:
         ctx.say(f"{ctx.step}: {self.problem}")
 
     def _settle(self) -> None:
-        """Settle what is open, if the roots are still what they were before the batch.
-
-        Raises:
-            _NotSettled: something cannot be written; nothing was released.
-        """
+        """Settle what is open, if the roots are still what they were before the batch."""
         if missing := self._missing_root():
             self.ledger.hold_back(missing)
-        try:
-            self.ledger.settle()
-        except OSError as error:
-            raise _NotSettled(trouble(error)) from error
+        self.ledger.settle()
 
     def _roots(self) -> list[str]:
         """The roots that this step uses, as far as this machine has them."""

@@ -9,7 +9,8 @@ and, where it needs them, ``KINDS`` (the kinds of file that it handles; other na
 whose markers must be there before and after each batch; empty: it works on state and logs alone, and a disk that hangs
 must not concern it), ``PARTS`` (the words that may follow its name in the list) and ``batch(ctx, files) -> int`` (how many
 files to take next). A step that begins a batch while it still works on the one before has, in place of ``handle``,
-``handle_batches(ctx, batches) -> Iterator[Outcome]``: asking for the next batch begins it.
+``handle_batches(ctx, batches) -> Iterator[Outcome]``: asking for the next batch begins it, and when it gives up all that has
+begun is kept.
 A shell step has the same shape, see ``shell_step``. The runner does the rest.
 """
 
@@ -150,7 +151,7 @@ def load(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     if not (hasattr(module, "find") and (hasattr(module, "handle") or hasattr(module, "handle_batches"))):
-        raise BadConfig(f"the step {name} has no functions find and handle")
+        raise BadConfig(f"the step {name} has no functions find and handle (or handle_batches)")
     return module
 
 

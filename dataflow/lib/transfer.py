@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from dataflow.lib import checksum, command, names, ssh
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, HostDown, TryLater
 from dataflow.lib.flag import VERSION, Entry
-from dataflow.lib.step import Outcome, bad, done, kept, skipped
+from dataflow.lib.step import Outcome, bad, done, kept, skipped, trouble
 
 PARTIALS = ".partial"
 _CONNECTION_CODES = frozenset({5, 10, 12, 30, 35, 255})
@@ -54,50 +55,58 @@ class _Sent:
 def deliver(ctx: Context, host: str, batches: Iterable[Batch]) -> Iterator[Outcome]:
     """Send batches of this host's files to another, and yield one outcome for each file.
 
-    Those of accepted files carry ``deliver`` and ``release``.
+    Those of accepted files carry ``deliver`` and ``release``. They come as soon as the receiver has answered for their batch,
+    while the next one travels; who takes no more of them ends that.
 
     Raises:
         HostDown: the other machine cannot be reached; what arrived so far is kept there and counts at the next try.
         TryLater: asked to stop, and the transfer resumes; or the other machine has no place for files now.
+        OSError: a batch cannot be made ready, or not be looked at. Of the one before all outcomes were given.
     """
-    asked: Future[list[Outcome]] | None = None
-    with ThreadPoolExecutor(1) as asking:
-        for batch in batches:
-            yield from batch.not_ready
-            if not batch.entries:
-                continue
-            try:
-                sent = _send(ctx, host, batch)
-            except (HostDown, TryLater):
-                if asked:
-                    yield from asked.result()
-                raise
-            answered = asked.result() if asked else []
-            asked = asking.submit(_accepted, ctx, sent)
-            yield from answered
-        if asked:
-            yield from asked.result()
+    waiting, given_up = iter(batches), threading.Event()
+    with ThreadPoolExecutor(1) as road:
+        try:
+            travelling: Future[_Sent] | None = None
+            while True:
+                sent = travelling.result() if travelling else None
+                try:
+                    batch = next(waiting, None)
+                    travelling = _depart(ctx, host, batch, road, given_up) if batch and batch.entries else None
+                finally:
+                    yield from _answers(ctx, sent)  # also when the next one cannot go
+                if batch is None:
+                    return
+                yield from batch.not_ready
+        finally:
+            given_up.set()
 
 
-def _send(ctx: Context, host: str, batch: Batch) -> _Sent:
-    link = ssh.connect(ctx, host)
+def _depart(ctx: Context, host: str, batch: Batch, road: Executor, given_up: threading.Event) -> Future[_Sent]:
+    link = ssh.connect(ctx, host)  # here, and not on the road: a probe must not be in the way of a receiver that is busy reading
     link.require_place()
     link.require_room()
+    return road.submit(_send, ctx, link, batch, given_up)
+
+
+def _send(ctx: Context, link: ssh.Link, batch: Batch, given_up: threading.Event) -> _Sent:
     stamps = {file: _stamp(file) for file in batch.entries}
-    return _Sent(link, batch, stamps, _rsync(ctx, link, list(batch.entries)))
+    return _Sent(link, batch, stamps, _rsync(ctx, link, list(batch.entries), given_up))
 
 
-def _accepted(ctx: Context, sent: _Sent) -> list[Outcome]:
+def _answers(ctx: Context, sent: _Sent | None) -> Iterator[Outcome]:
     """Ask the receiver to read back a batch and put it in its place; what it says of each file."""
+    if sent is None:
+        return
     entries = sent.batch.entries
     total_bytes = sum(entry.size for entry in entries.values())
     manifest = {"v": VERSION, "run": ctx.run, "files": [entry.document() for entry in entries.values()]}
     limit_s = _RECEIVE_BASE_S + total_bytes / _RECEIVE_BYTES_PER_S
     answers = ssh.by_key(sent.link.receive("accept", json.dumps(manifest).encode(), limit_s), "name")
-    return [_outcome(sent, file, entry, answers.get(file.name)) for file, entry in entries.items()]
+    for file, entry in entries.items():
+        yield _outcome(sent, file, entry, answers.get(file.name))
 
 
-def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
+def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path], given_up: threading.Event) -> str:
     """Copy the files into the receiver's ``incoming``; returns what rsync complained about single files."""
     argv = [
         "rsync",
@@ -113,7 +122,13 @@ def _rsync(ctx: Context, link: ssh.Link, files: Sequence[Path]) -> str:
         f"{link.destination}:./",     # the receiver's rrsync calls `incoming` so
     ]  # fmt: skip
     listing = b"".join(os.fsencode(file).lstrip(b"/") + b"\0" for file in files)
-    finished = command.run(argv, timeout_s=None, stdin=listing, should_stop=ctx.should_stop, environment={"LC_ALL": "C"})
+    finished = command.run(
+        argv,
+        timeout_s=None,
+        stdin=listing,
+        should_stop=lambda: given_up.is_set() or ctx.should_stop(),
+        environment={"LC_ALL": "C"},
+    )
     if finished.interrupted:
         raise TryLater("the transfer was interrupted and resumes with the next run")
     if finished.returncode in _CONNECTION_CODES:
@@ -129,18 +144,19 @@ def _outcome(sent: _Sent, file: Path, entry: Entry, answer: Mapping[str, str] | 
     word, reason = answer.get("outcome", ""), answer.get("reason", "")
     if _stamp(file) != sent.stamps[file]:
         return kept(file, f"it changed while it was sent to {machine}; it is tried again when it lies still")
-    action = "duplicate" if answer.get("action") == "duplicate" else "delivered"
-    place = f"{machine}:{answer.get('destination', '')}"
-    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "destination": place}
-    if word == "done":
-        return done(file, action, reason=reason or None, release=(file,), deliver=(entry,), **common)
-    if word == "quarantined":
-        return Outcome(file, "quarantined", "quarantined", reason, "conflict", release=(file,), **common)
-    if word == "damaged" and (found := checksum.sha256_on_disk(file)) != entry.sha256:
+    is_duplicate = answer.get("action") == "duplicate"
+    if (word == "damaged" or is_duplicate) and (found := checksum.sha256_on_disk(file)) != entry.sha256:
         fault = BadFile(
             "changed since hashed", f"its hash was {entry.sha256} and is {found} now: damaged on this machine's disk?"
         )
         return bad(file, fault, sha256=entry.sha256)
+    place = f"{machine}:{answer.get('destination', '')}"
+    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "destination": place}
+    if word == "done":
+        action = "duplicate" if is_duplicate else "delivered"
+        return done(file, action, reason=reason or None, release=(file,), deliver=(entry,), **common)
+    if word == "quarantined":
+        return Outcome(file, "quarantined", "quarantined", reason, "conflict", release=(file,), **common)
     return kept(file, f"{machine}: {reason}" + (f" ({complaint})" if complaint else ""))
 
 
@@ -164,6 +180,8 @@ def batch_of(ctx: Context, files: Sequence[Path]) -> Batch:
             not_ready.append(kept(file, str(error)))
         except FileNotFoundError:
             not_ready.append(kept(file, "it was removed while this step looked"))
+        except OSError as error:
+            not_ready.append(kept(file, trouble(error)))
     return Batch(entries, not_ready)
 
 

@@ -26,9 +26,13 @@ BANDWIDTH_WITHOUT_LIMIT_KIB_S = 10_000
 
 
 def find(ctx: Context) -> list[Path]:
-    """The files of the part that is meant, or of both; in each part the oldest first."""
+    """The files of the part that is meant, or of both; in each part the oldest first.
+
+    A second file of one name waits until the first is gone: they would meet in the one folder over there.
+    """
     folders = [PARTS[ctx.part]] if ctx.part else PARTS.values()
-    return [path for part in folders for path in _oldest_first([p for key in part for p in place.scan(ctx.folder(key))])]
+    found = [path for part in folders for path in _oldest_first([p for key in part for p in place.scan(ctx.folder(key))])]
+    return list({path.name: path for path in reversed(found)}.values())[::-1]
 
 
 def batch(ctx: Context, files: Sequence[Path]) -> int:
