@@ -312,6 +312,7 @@ def order_of(hop: report.Report) -> tuple[int, bool, str]:
 def test_a_block_does_not_wait_for_five_thousand_pictures(tmp_path: Path) -> None:
     """It reaches campus within one batch: counted are the batches of pictures that campus takes after the flag came in.
 
+    Those are the one that campus was reading back then, and the one that was on its way meanwhile; none sets out after the flag.
     These pictures are tiny, and loopback has no bandwidth; batches of 200 are what a site's link would carry in its minute.
     """
     with running_chain.running(tmp_path / "chain", overrides=[*running_chain.QUICK, "transfer.batch_files=200"]) as chain:
@@ -323,7 +324,7 @@ def test_a_block_does_not_wait_for_five_thousand_pictures(tmp_path: Path) -> Non
         taken = chain.until(lambda: received(chain, rawacf.name), "the block is on campus")
         (flag_sent,) = [r for r in chain.records("borealis", step="send_flag") if r["event"] == "file"]
         after_the_flag = {r["run"] for r in pictures_taken(chain) if flag_sent["time"] < r["time"] < taken[0]["time"]}
-        assert len(after_the_flag) <= 1
+        assert len(after_the_flag) <= 2
         assert len(pictures_taken(chain)) < 5000, "the pictures were not all gone when the block came"
         assert chain.daemons[0].stop() == Exit.ACCOUNTED, chain.said()
         left = place.scan(chain.here("site-linux").folder("daily_plots"))
