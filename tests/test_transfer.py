@@ -162,6 +162,14 @@ def test_a_duplicate_is_let_go_of_only_if_it_is_one(ctx, chain):
     assert checksum.sha256(chain.here("campus").folder("holding") / NAMES[0]) == entry.sha256
 
 
+def test_a_duplicate_that_is_gone_before_it_is_sent_keeps_no_other(ctx):
+    (gone, entry), (other, of_other) = new_file(ctx, NAMES[0]), new_file(ctx, NAMES[1])
+    assert [outcome.action for outcome in transfer.deliver(ctx, "campus", [Batch({gone: entry})])] == ["delivered"]
+    gone.unlink()
+    outcomes = transfer.deliver(ctx, "campus", [Batch({gone: entry, other: of_other})])
+    assert [(outcome.file, outcome.action) for outcome in outcomes] == [(gone, "kept"), (other, "delivered")]
+
+
 def test_a_file_that_cannot_be_read_keeps_no_other(ctx, monkeypatch):
     (unreadable, _), (other, entry) = new_file(ctx, NAMES[0]), new_file(ctx, NAMES[1])
 

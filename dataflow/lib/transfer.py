@@ -26,7 +26,6 @@ from dataflow.lib.step import Outcome, bad, done, kept, skipped, trouble
 PARTIALS = ".partial"
 _CONNECTION_CODES = frozenset({5, 10, 12, 30, 35, 255})
 """rsync(1) exit values that mean the link and not the files."""
-_Stamp = tuple[int, int, int]
 _RECEIVE_BYTES_PER_S = 20e6
 _RECEIVE_BASE_S = 120.0
 
@@ -48,7 +47,7 @@ class _Sent:
 
     link: ssh.Link
     batch: Batch
-    stamps: Mapping[Path, _Stamp | None]
+    stamps: Mapping[Path, tuple[int, int, int]]
     complaint: str
 
 
@@ -89,7 +88,10 @@ def _depart(ctx: Context, host: str, batch: Batch, road: Executor, given_up: thr
 
 
 def _send(ctx: Context, link: ssh.Link, batch: Batch, given_up: threading.Event) -> _Sent:
-    stamps = {file: _stamp(file) for file in batch.entries}
+    stamps = {}
+    for file in batch.entries:
+        with suppress(FileNotFoundError):
+            stamps[file] = checksum.stamp(file)
     return _Sent(link, batch, stamps, _rsync(ctx, link, list(batch.entries), given_up))
 
 
@@ -142,7 +144,7 @@ def _outcome(sent: _Sent, file: Path, entry: Entry, answer: Mapping[str, str] | 
     if answer is None:
         return kept(file, f"{machine} gave no answer for it: {complaint or 'receive ended early'}")
     word, reason = answer.get("outcome", ""), answer.get("reason", "")
-    if _stamp(file) != sent.stamps[file]:
+    if file not in sent.stamps or not checksum.is_still(file, sent.stamps[file]):
         return kept(file, f"it changed while it was sent to {machine}; it is tried again when it lies still")
     is_duplicate = answer.get("action") == "duplicate"
     if (word == "damaged" or is_duplicate) and (found := checksum.sha256_on_disk(file)) != entry.sha256:
@@ -158,13 +160,6 @@ def _outcome(sent: _Sent, file: Path, entry: Entry, answer: Mapping[str, str] | 
     if word == "quarantined":
         return Outcome(file, "quarantined", "quarantined", reason, "conflict", release=(file,), **common)
     return kept(file, f"{machine}: {reason}" + (f" ({complaint})" if complaint else ""))
-
-
-def _stamp(file: Path) -> _Stamp | None:
-    try:
-        return checksum.stamp(file)
-    except FileNotFoundError:
-        return None
 
 
 def batch_of(ctx: Context, files: Sequence[Path]) -> Batch:
