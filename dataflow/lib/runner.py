@@ -95,7 +95,7 @@ class Account:
         if missing := self._missing_root():
             self._keep_all(missing)
         while self._rest and not self._must_end():
-            self._take(self._batches())
+            self._take()
         self._condemn_suspects()
         self._settle()
         if self.found != (counted := self.ledger.counts.total()):
@@ -195,10 +195,10 @@ class Account:
             self.found += len(batch)
             yield batch
 
-    def _take(self, batches: Iterator[list[Path]]) -> None:
+    def _take(self) -> None:
         """Hand batches to the step; each of their files gets exactly one outcome, those that a stop left out are waiting."""
         try:
-            for outcome in self._outcomes(batches):
+            for outcome in self._outcomes():
                 if outcome.file not in self._begun:
                     raise AssertionError(f"{outcome.file} was given a second outcome, or was not asked for")
                 still_open = self._begun.pop(outcome.file)
@@ -218,12 +218,12 @@ class Account:
         if self._begun and not self._must_end():
             raise AssertionError(f"no outcome was given for {len(self._begun)} of the files, the first {min(self._begun)}")
 
-    def _outcomes(self, batches: Iterator[list[Path]]) -> Iterator[Outcome]:
+    def _outcomes(self) -> Iterator[Outcome]:
         """What the step makes of batches; what has begun and is still open when it gives up is kept.
 
         The first has begun before the step is asked, so that a step that always gives up comes to an end too.
         """
-        began = time.monotonic()
+        began, batches = time.monotonic(), self._batches()
         if (first := next(batches, None)) is None:
             return
         try:

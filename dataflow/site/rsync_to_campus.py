@@ -31,8 +31,11 @@ def find(ctx: Context) -> list[Path]:
     A second file of one name waits until the first is gone: they would meet in the one folder over there.
     """
     folders = [PARTS[ctx.part]] if ctx.part else PARTS.values()
-    found = [path for part in folders for path in _oldest_first([p for key in part for p in place.scan(ctx.folder(key))])]
-    return list({path.name: path for path in reversed(found)}.values())[::-1]
+    first: dict[str, Path] = {}
+    for part in folders:
+        for path in _oldest_first([p for key in part for p in place.scan(ctx.folder(key))]):
+            first.setdefault(path.name, path)
+    return list(first.values())
 
 
 def batch(ctx: Context, files: Sequence[Path]) -> int:
