@@ -108,6 +108,16 @@ def test_torn_lines_and_strange_ones_are_passed_over(here, log, tmp_path):
         assert [record["event"] for record in summary.records([file])] == ["start", "end"]
 
 
+def test_records_about_some_files_are_found_without_parsing_the_others(here, log, monkeypatch):
+    log.write("start")
+    for name in ("a.h5", "b.h5", 'with "quotes".h5', "folder/c.h5"):
+        log.write("file", file=name, outcome="done", reason='it says "file": "d.h5"')
+    files, parsed, loads = summary.own_files(here, date(2026, 11, 30)), [], json.loads
+    monkeypatch.setattr(summary.json, "loads", lambda line: parsed.append(line) or loads(line))
+    found = [record["file"] for record in summary.records(files, about={"b.h5", "c.h5", "d.h5", 'with "quotes".h5'})]
+    assert found == ["b.h5", 'with "quotes".h5', "folder/c.h5"] and len(parsed) == 3
+
+
 def test_what_a_crash_tore_takes_no_other_record_along(here, log, clock):
     log.write("start")
     file = summary.own_files(here, date(2026, 11, 30))[0]

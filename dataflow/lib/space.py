@@ -26,11 +26,13 @@ Sample = tuple[datetime, int]
 def watch(ctx: Context, free: Mapping[str, int]) -> None:
     """Tell, once each, of roots that are down to a limit or will be within a week. ``free``: bytes by the name of the root."""
     now = ctx.clock()
+    earlier = list(samples(ctx.here, ctx.step, now))
     for root, free_bytes in free.items():
         _tell_limit(ctx, root, free_bytes, "reserve_bytes", "steps keep their files until there is room")
         _tell_limit(ctx, root, free_bytes, "min_free_for_iq_bytes", "antennas_iq wait on the radar computer, rawacf go on")
         reserve_bytes = ctx.here.root_settings[root].reserve_bytes
-        _tell_days(ctx, root, free_bytes, days_left([*samples(ctx.here, ctx.step, root, now), (now, free_bytes)], reserve_bytes))
+        history = [(moment, then[root]) for moment, then in earlier if isinstance(then.get(root), int)]
+        _tell_days(ctx, root, free_bytes, days_left([*history, (now, free_bytes)], reserve_bytes))
 
 
 def days_left(history: Sequence[Sample], reserve_bytes: int) -> float:
@@ -48,13 +50,13 @@ def days_left(history: Sequence[Sample], reserve_bytes: int) -> float:
     return max(free_bytes - reserve_bytes, 0) / -slope if slope < 0 else float("inf")
 
 
-def samples(here: Here, step: str, root: str, now: datetime) -> Iterator[Sample]:
-    """What a step's own records of the last days tell of the free bytes of a root; those of other steps would tell the same."""
+def samples(here: Here, step: str, now: datetime) -> Iterator[tuple[datetime, Mapping[str, int]]]:
+    """When, and the free bytes by root, as a step's own records of the last days tell; those of others would tell the same."""
     files = summary.own_files(here, summary.day_before(now, HISTORY_DAYS), step_name(step))
     for record in summary.records(files, holding=b'"free"'):
         free, moment = record.get("free"), summary.moment(str(record["time"]))
-        if isinstance(free, dict) and isinstance(free.get(root), int) and now - timedelta(days=HISTORY_DAYS) < moment < now:
-            yield moment, free[root]
+        if isinstance(free, dict) and now - timedelta(days=HISTORY_DAYS) < moment < now:
+            yield moment, free
 
 
 def _tell_limit(ctx: Context, root: str, free_bytes: int, limit: str, consequence: str) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Container, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ RECORD_BYTES_MAX = 1 << 20
 _ALWAYS = ("time", "host", "step", "event")
 _TEXTS = ("run", "machine", "radar", "file", "outcome", "action", "reason", "source", "destination", "sha256", "parent", "kind")
 _NUMBERS = ("bytes", "seconds")
+_FILE_FIELD = re.compile(rb'"file":\s*"([^"]*)')
 
 CHECKED = "scrubbed"
 """The action of a file that was read again in its place and found as it was."""
@@ -132,16 +134,17 @@ def _logs(folder: Path, pattern: str, since: date) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def records(files: list[Path], holding: bytes = b"") -> Iterator[Record]:
+def records(files: list[Path], holding: bytes = b"", about: Container[str] | None = None) -> Iterator[Record]:
     """The records of log files; what is none, such as a torn line, or is of a newer version, is passed over.
 
     Logs come from other hosts too: of each record that is given the fields have the types that readers count on.
-    ``holding``: only of lines that hold this text.
+    ``holding``: only of lines that hold this text. ``about``: only those of files with these names. Lines that are left out
+    are not parsed: a day's log has thousands, and every run looks for a few of them.
     """
     for path in files:
         with path.open("rb") as stream:
             while line := stream.readline(RECORD_BYTES_MAX):
-                if holding not in line:
+                if holding not in line or (about is not None and not _is_about(line, about)):
                     continue
                 try:
                     record = json.loads(line)
@@ -149,6 +152,12 @@ def records(files: list[Path], holding: bytes = b"") -> Iterator[Record]:
                     continue
                 if isinstance(record, dict) and _is_record(record):
                     yield record
+
+
+def _is_about(line: bytes, names: Container[str]) -> bool:
+    """Whether a line may be of a file with one of these names: of one that JSON had to escape that is told only by parsing."""
+    found = _FILE_FIELD.search(line)
+    return found is not None and (b"\\" in found[1] or found[1].rpartition(b"/")[2].decode("ascii", "replace") in names)
 
 
 def _is_record(record: Record) -> bool:
