@@ -313,6 +313,28 @@ def test_a_move_that_was_killed_between_link_and_unlink_is_finished(here, source
     assert finals[0].read_bytes() == CONTENT and not source.exists()
 
 
+def test_a_name_that_a_killed_run_gave_is_made_durable_before_the_copy_counts(here, source, finals, monkeypatch):
+    """Killed between link and the sync of the folder: the next run finds the name, and a loss of power may still take it."""
+    for final in finals:
+        final.parent.mkdir(parents=True)
+        final.write_bytes(CONTENT)
+    synced: list[Path] = []
+    monkeypatch.setattr(checksum, "sync_folder", synced.append)
+    copy.copy_to(here, source, finals)
+    assert {final.parent for final in finals} <= set(synced)
+
+
+def test_a_name_that_was_taken_a_moment_ago_and_is_free_now_lets_go_of_nothing(here, source, finals, monkeypatch):
+    def taken(*_, **__):
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    finals[0].parent.mkdir()
+    monkeypatch.setattr(os, "link", taken)
+    with pytest.raises(TryLater, match="stays"):
+        copy.move(here, source, finals[0], SHA256)
+    assert source.read_bytes() == CONTENT
+
+
 def test_somebody_elses_file_is_moved_by_copying(here, source, finals, monkeypatch):
     """The kernel refuses to link what belongs to somebody else (fs.protected_hardlinks), but not to remove it."""
     link = os.link

@@ -138,6 +138,13 @@ def test_a_manifest_stays_open_until_each_of_its_files_is_done(ctx):
     assert ctx.custody.known(NAME) is None, "what is closed is not known any more"
 
 
+def test_a_name_that_a_record_had_to_escape_closes_its_manifest_too(ctx):
+    odd = 'a "name" and \\.h5'
+    ctx.custody.admit([Entry(odd, 1, "e" * 64)], "site-linux")
+    record(ctx, f"deeper/{odd}", "done")
+    assert ctx.custody.close_finished() == [] and manifests(ctx) == 0
+
+
 def test_a_manifest_is_closed_over_midnight(ctx):
     ctx.clock.stop_at(world.datetime(2026, 11, 1, 23, 59, tzinfo=world.UTC))
     record(ctx, NAME, "done")
@@ -239,6 +246,17 @@ def test_the_same_content_is_preferred_to_other_content(ctx):
     assert passed_before(ctx.here, name, SHA256, ("holding", "archive_hdf5")) == (other, hashlib.sha256(b"other").hexdigest())
     archived = put(ctx.here, "archive_hdf5")
     assert passed_before(ctx.here, name, SHA256, ("holding", "archive_hdf5")) == (archived, SHA256)
+
+
+def test_what_a_newcomer_is_let_go_for_is_durable_and_read_from_the_disk(ctx, monkeypatch):
+    """A run may have been killed before it synced the folder, and a person's copy may still be on its way to the disk."""
+    archived = put(ctx.here, "archive_hdf5")
+    synced, read = [], []
+    monkeypatch.setattr(checksum, "sync_folder", synced.append)
+    on_disk = checksum.sha256_on_disk
+    monkeypatch.setattr(checksum, "sha256_on_disk", lambda path: read.append(path) or on_disk(path))
+    assert passed_before(ctx.here, names.parse(NAME), SHA256, ("archive_hdf5",)) == (archived, SHA256)
+    assert synced == [archived.parent] and read == [archived]
 
 
 def test_a_newcomer_in_quarantine_has_passed_as_well(ctx):

@@ -18,6 +18,7 @@ from world import World
 
 from dataflow.lib import names, place, space
 from dataflow.lib.errors import Exit, TryLater
+from dataflow.lib.ledger import Ledger
 from dataflow.lib.names import Kind
 
 MORE_THAN_ANY_DISK = 10**18
@@ -64,6 +65,30 @@ def test_a_full_nas_leaves_the_files_on_the_radar_computer_tells_it_and_stops_no
     assert not any(path.exists() for path in paths.values())
     full.run("borealis", "rsync_to_nas")
     assert len(alerts(full)) == 2, "it had ended, so it is news"
+
+
+def test_a_file_that_grows_after_its_copy_was_verified_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assumed never to happen; but what the radar writes late is nowhere else, so it becomes a conflict and is not removed."""
+    made = world.make(tmp_path / "world")
+    paths = radar_files(made)
+    whole, settle = {path: path.read_bytes() for path in paths.values()}, Ledger.settle
+
+    def late(ledger: Ledger) -> None:
+        for path in whole:
+            if path.exists():
+                path.write_bytes(whole[path] + b" and one more")
+                os.utime(path, (time.time() - 7000, time.time() - 7000))
+        settle(ledger)
+
+    monkeypatch.setattr(Ledger, "settle", late)
+    code, records = made.run("borealis", "rsync_to_nas")
+    assert code is Exit.LEFT_OVER
+    assert all("changed after it was read" in record["reason"] for record in records if record["event"] == "file")
+    monkeypatch.undo()
+    made.run("borealis", "rsync_to_nas")
+    kinds = [record.get("kind") for record in made.records("borealis") if record["event"] == "alert"]
+    assert kinds == ["conflict"] * len(paths)
+    assert {path.read_bytes() for path in made.here("borealis").folder("rawacf_array").glob("*.h5")} == {whole[paths[Kind.RAWACF]]}
 
 
 def test_below_its_own_limit_iq_waits_and_rawacf_goes(tmp_path: Path) -> None:

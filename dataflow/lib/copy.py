@@ -75,9 +75,10 @@ def copy_to(
             raise TryLater(f"{source} reads differently now than before: hash {copied.source_sha256}, was {expected_sha256}")
         for part, final in zip(parts, finals, strict=True):
             _read_back(here, part, final, copied)
-        free = [(part, final) for part, final in zip(parts, finals, strict=True) if not _holds(final, copied.sha256)]
-        for part, final in free:
+        free = {final: part for part, final in zip(parts, finals, strict=True) if not _holds(final, copied.sha256)}
+        for final, part in free.items():
             place.publish(part, final)
+        place.sync_folders(final.parent for final in finals if final not in free)  # a killed run may not have got so far
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
@@ -104,13 +105,14 @@ def add_name(here: Here, source: Path, final: Path, sha256: str) -> None:
 
     Raises:
         Conflict: the final name holds other content. If it holds the same, nothing is done.
+        TryLater: the final name was taken, and then it was not.
     """
     place.make_folder(here, final.parent)
     try:
         os.link(source, final, follow_symlinks=False)
-    except FileExistsError:
-        if not (place.is_regular(final) and source.samefile(final)):
-            _holds(final, sha256)
+    except FileExistsError as error:
+        if not (place.is_regular(final) and source.samefile(final)) and not _holds(final, sha256):
+            raise TryLater(f"{final} was there a moment ago and is gone: who moves files there? {source.name} stays") from error
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EPERM):
             raise

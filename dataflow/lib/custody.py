@@ -8,7 +8,7 @@ manifest is closed when each of its files is gone from the working folders with 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -82,8 +82,8 @@ class Custody:
         waiting = names_in_backlog(self._here)
         if not _is_backlog_there(self._here):
             return []
-        is_any_gone = any(entry.name not in waiting for _, manifest in open_flags for entry in manifest.files)
-        finished = _finished(self._here, self._first_day(open_flags)) if is_any_gone else {}
+        all_gone = {entry.name for _, manifest in open_flags for entry in manifest.files} - waiting
+        finished = _finished(self._here, self._first_day(open_flags), all_gone) if all_gone else {}
         missing: set[str] = set()
         for path, manifest in open_flags:
             names_listed = {entry.name for entry in manifest.files}
@@ -141,27 +141,32 @@ def names_in_backlog(here: Here) -> set[str]:
 
 
 def passed_before(here: Here, name: Name, sha256: str, folders: Sequence[str]) -> tuple[Path, str] | None:
-    """Where a name already lies in some of this host's folders, with the hash of what lies there; the same hash is preferred."""
+    """Where a name already lies in some of this host's folders, with the hash of what lies there; the same hash is preferred.
+
+    Where that hash is the same, the file and its name are durable: on this word the newcomer may be let go of, and what lies
+    there may have been put there a moment ago, by a run that was killed before it could sync or by a person.
+    """
     found = None
     for key in folders:
         folder = here.folder(key, name.time, name.camera or "")
         texts = (name.text, f"{name.text}.{sha256[:12]}") if key == "quarantine" else (name.text,)
         for path in (Path(text) for text in (f"{folder}/{text}" for text in texts) if os.path.lexists(text)):
             if place.is_regular(path):
-                existing = checksum.sha256(path)
+                existing = checksum.sha256_on_disk(path)
                 if existing == sha256:
+                    checksum.sync_folder(path.parent)
                     return path, existing
                 found = (path, existing)
     return found
 
 
-def _finished(here: Here, since: date) -> dict[str, bool]:
-    """Whether each step that told of a name since a day has finished it too.
+def _finished(here: Here, since: date, texts: Set[str]) -> dict[str, bool]:
+    """Of each of these names that was told of since a day: whether each step that told of it has finished it too.
 
     In whatever order: the clock may have been set back between a step's first try and its last.
     """
     told: dict[str, dict[str, bool]] = {}
-    for record in summary.records(summary.own_files(here, since)):
+    for record in summary.records(summary.own_files(here, since), about=texts):
         if record["event"] == "file" and record["outcome"] != "skipped" and not _is_of_an_arrival(record):
             steps = told.setdefault(Path(str(record["file"])).name, {})
             steps[record["step"]] = steps.get(record["step"], False) or record["outcome"] in FINISHED

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from dataflow.lib import alert, flag, names, place, quarantine
+from dataflow.lib import alert, checksum, flag, names, place, quarantine
 from dataflow.lib.context import Context
 from dataflow.lib.custody import outbox
 from dataflow.lib.errors import DataflowError
@@ -54,7 +54,7 @@ class Ledger:
         ctx, self._settled_at = self._ctx, time.monotonic()
         if not self._open:
             return
-        outcomes = [self._quarantined(outcome) for outcome in self._open]
+        outcomes = [self._quarantined(_if_unchanged(outcome)) for outcome in self._open]
         self._open = []
         ctx.custody.admit([entry for o in outcomes for entry in o.admit], ctx.here.host_name)
         if delivered := [entry for o in outcomes for entry in o.deliver]:
@@ -119,3 +119,10 @@ class Ledger:
         except (DataflowError, OSError) as error:
             return kept(outcome.file, f"bad ({reason}), but the quarantine cannot take it: {trouble(error)}", kind=kind)
         return replace(outcome, kind=kind, reason=reason, destination=where, release=(*outcome.release, outcome.file))
+
+
+def _if_unchanged(outcome: Outcome) -> Outcome:
+    """An outcome that still holds: of a source that has grown since it was read, the rest is nowhere else."""
+    if outcome.stamp is None or checksum.is_still(outcome.file, outcome.stamp):
+        return outcome
+    return kept(outcome.file, "it changed after it was read: has the radar written more of it?")

@@ -45,7 +45,8 @@ class Outcome:
 
     ``destination``: where it lies now (of a quarantined file: when it is not for the runner to move). ``actions``: further
     records of this file, one for each target. ``admit``: manifest entries of files made here. ``deliver``: what the next
-    host's flag must list. ``release``: sources to remove once all of that is durable.
+    host's flag must list. ``release``: sources to remove once all of that is durable. ``stamp``: of ``file`` before it was
+    read (``checksum.stamp``); is it another when the sources would be removed, they stay.
     """
 
     file: Path
@@ -63,6 +64,7 @@ class Outcome:
     admit: tuple[Entry, ...] = ()
     deliver: tuple[Entry, ...] = ()
     release: tuple[Path, ...] = ()
+    stamp: tuple[int, int, int] | None = None
 
 
 def done(file: Path, action: str, **fields: Any) -> Outcome:

@@ -24,7 +24,7 @@ from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
-from dataflow.lib.step import Outcome, attempt, done, each, kept
+from dataflow.lib.step import Outcome, attempt, done, each
 
 KINDS = frozenset({Kind.RAWACF, Kind.ANTENNAS_IQ, Kind.DMAP, Kind.DMAP_PLAIN})
 ROOTS = ("data", "store")
@@ -62,7 +62,7 @@ def _tell_of_names_ahead(ctx: Context, files: Sequence[Path]) -> None:
 
 
 def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
-    name = _checked(ctx, path)
+    name, stamp = _checked(ctx, path), checksum.stamp(path)
     place.check_root(ctx.here, "store")
     delivered = names.dmap_of(name) if name.kind is Kind.DMAP_PLAIN else name
     finals = [ctx.folder(key) / delivered.text for key in FOLDERS[name.kind]]
@@ -79,6 +79,7 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
     return done(
         path, "copied", bytes=copied.source_bytes, sha256=copied.source_sha256, destination=finals[0],
         actions=tuple(_action(entry, final) for final in finals), deliver=(entry,), release=(path,),
+        stamp=stamp,
     )  # fmt: skip
 
 
@@ -93,13 +94,12 @@ def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     batch = transfer.Batch({sent: sending.entry for sent, sending in sendings.items()})
     for outcome in transfer.deliver(ctx, str(ctx.here.host.next), [batch]):
         sending = sendings[outcome.file]
-        if outcome.release and checksum.stamp(sending.original) != sending.stamp:
-            outcome = kept(outcome.file, "it changed after it was read: has the radar written more of it?")
         if sending.sent != sending.original:
             actions = (_action(sending.entry, outcome.destination),) if outcome.release else ()
             outcome = replace(outcome, sha256=sending.entry.parent, parent=None, actions=actions)
         release = (sending.sent, sending.original) if outcome.release else ()  # killed in between, nothing is left behind
-        yield replace(outcome, file=sending.original, release=tuple(dict.fromkeys(release)))
+        stamp = sending.stamp if outcome.release else None
+        yield replace(outcome, file=sending.original, release=tuple(dict.fromkeys(release)), stamp=stamp)
 
 
 @dataclass(frozen=True, slots=True)
