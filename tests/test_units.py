@@ -119,6 +119,16 @@ def test_what_is_kept_is_read_again_behind_everything_else(host):
     assert cli._parsed(unit["ExecStart"].replace("%i", "sas").split()[1:]).command is cli.scrub
 
 
+@pytest.mark.parametrize("unit", [*HOSTS, *(f"scrub-{host}" for host in KEEPERS), *(f"mirror-{job}" for job in MIRROR)])
+def test_before_a_unit_starts_its_machine_is_checked_and_what_it_may_take_is_limited(unit):
+    said = settings(unit)
+    host = "mirror" if unit.startswith("mirror-") else unit.removeprefix("scrub-")
+    checked = f"{PROGRAM} check {host}" + (" --radar %i" if host != "mirror" else "")
+    assert said["ExecStartPre"] == f"-{checked}"
+    assert cli._parsed(checked.replace("%i", "sas").split()[1:]).command is cli.check
+    assert re.fullmatch(r"\d+G", said["MemoryMax"]) and int(said["LimitNOFILE"]) <= 4096
+
+
 def test_systemd_finds_nothing_wrong(units):
     answer = verify(units)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
