@@ -40,6 +40,11 @@ class Disk:
             for size_bytes in (1 << 12, 1 << 9):
                 _until_full(lambda number, size_bytes=size_bytes: small.write(bytes(size_bytes)))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it was filled and not emptied since."""
+        return self._filler.exists()
+
     def make_room(self) -> None:
         """Take back what ``fill`` took."""
         shutil.rmtree(self._filler)

@@ -32,8 +32,6 @@ def begin(argv: Sequence[str]) -> None:
 def role(argv: Sequence[str]) -> str:
     """The role of a command of ours, as ``preload.c`` derives it for those that are started."""
     if argv[0] == "receive":
-        return f"receive {os.environ.get('SSH_ORIGINAL_COMMAND', '').partition(' ')[0]}"
-    if argv[0] == "receive":
         return f"receive {os.environ.get(gate.ASKED_VARIABLE, '').partition(' ')[0]}"
     return argv[1].rpartition(".")[2] if argv[0] == "-m" else " ".join(argv[:2])
 

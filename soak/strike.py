@@ -27,6 +27,8 @@ class Striker:
     def strike(self, fault: Fault) -> str | None:
         """Carry out a fault; what it hit, or None when there is nothing to hit yet."""
         if fault.kind == "full disk":
+            if self.disks[fault.target].is_full:  # of the fault before
+                return None
             self.disks[fault.target].fill()
             return f"{self.disks[fault.target].folder} is full"
         hit = list(self._aims()[fault.kind](fault.target))
