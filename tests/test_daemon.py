@@ -195,6 +195,21 @@ def test_what_an_exit_code_means_to_the_chain(own: Own, does: str, ran: str, cod
     assert [found.files[0].name for _, found in flag.read_folder(open_folder(here))] == ["20261101.1400.00.sas.0.rawacf.h5"]
 
 
+def test_a_step_that_something_kills_at_every_try_is_told_once_and_until_it_has_run(own: Own) -> None:
+    """It records nothing itself, and the chain behind it stands still: out of memory, say, on the same file again and again."""
+    made = own.world([own.step("a", "killed")])
+    told = lambda: [r["message"] for r in made.records("site-linux") if r["event"] == "alert"]  # noqa: E731
+    with chain_of(made) as (chain, watch):
+        for _ in range(2):
+            assert chain.run(watch) is Exit.BUG
+        (message,) = told()
+        assert "/a.py was ended by the signal SIGKILL" in message and "memory ran out" in message
+        own.does("a", "0")
+        assert chain.run(watch) is Exit.ACCOUNTED
+        own.does("a", "killed")
+        assert chain.run(watch) is Exit.BUG and len(told()) == 2, "it had ended, so it is news"
+
+
 def test_a_wrong_configuration_ends_the_daemon(own: Own) -> None:
     made = own.world([own.step("a", "2")])
     assert own.start(made).wait(LIMIT_S) == Exit.CONFIG

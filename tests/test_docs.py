@@ -310,7 +310,7 @@ def filled(node: ast.AST, module: Path) -> str:
     return "..."
 
 
-MESSAGE_POSITION = {"alert.tell": 1, "alert.tell_once": 3, "self._skip": 1}
+MESSAGE_POSITION = {"alert.tell": 1, "alert.tell_once": 3, "self._skip": 1, "self._tell_once": 1}
 
 
 def alerts() -> Iterator[str]:

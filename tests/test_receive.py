@@ -311,6 +311,26 @@ def logs_taken(machines: Machines) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_logs_that_cannot_be_written_are_told_on_both_sides_and_come_again(machines: Machines) -> None:
+    """Custody would end at this host, in silence on both sides."""
+    here, day = machines.here("campus"), f"{utc_now():%Y%m%d}"
+    mirror = here.folder("incoming") / ".logs" / "rsync_to_nas"
+    mirror.mkdir(parents=True)
+    (mirror / f"{day}.sas.rsync_to_nas.borealis.jsonl").write_bytes(b"{}\n")
+    in_the_way = here.relayed_logs / "sas"
+    in_the_way.write_bytes(b"no folder")
+    asked = machines.receive("logs", b"")
+    assert asked.code == 1 and not answers(asked) and "logs of site-linux cannot be taken over" in asked.said
+    sent = machines.run("send_logs", "site-linux")
+    assert sent.code == 1 and "campus could not do `logs`" in sent.said, sent.said
+    assert {record["outcome"] for record in sent.of("file")} == {"kept"}
+    alerts = [r["message"] for r in machines.records("receive", "campus", "sas") if r["event"] == "alert"]
+    assert len(alerts) == 1 and "rsync_to_nas" in alerts[0]
+    in_the_way.unlink()
+    assert machines.run("send_logs", "site-linux").code == 0
+    assert any(path.name.endswith(".borealis.jsonl") for path in in_the_way.rglob("*"))
+
+
 def test_logs_are_taken_over_whole(machines: Machines) -> None:
     mirror, day = machines.here("campus").folder("incoming") / ".logs", f"{utc_now():%Y%m%d}"
     names_sent = (f"{day}.sas.rsync_to_nas.borealis.jsonl", f"{day}.sas.rsync_to_nas.site-linux.jsonl")

@@ -176,7 +176,28 @@ class Chain:
             process = command.start(words, environment=environment, hand_over=[note])
             code = self._attend(step, process, interrupting, watch)
             self._count_crash(step, note, process.returncode)
+        if process.returncode is not None:
+            self._tell_death(step, process.returncode)
         return code
+
+    def _tell_death(self, step: str, returncode: int) -> None:
+        """Tell of a step that a signal has ended: it could record nothing itself, and may end so at every try."""
+        condition = f"{step}: killed"
+        if returncode >= 0:
+            alert.clear(self.ctx.here, condition)
+        elif not self.ctx.requests.stop:
+            self._tell_once(
+                condition,
+                f"{step} was ended by the signal {signal_name(-returncode)}; its files stay and it is tried again. A SIGKILL "
+                "that nobody sent means that memory ran out (journalctl -k --grep oom): give its unit a higher MemoryMax",
+            )
+
+    def _tell_once(self, condition: str, message: str) -> None:
+        self.ctx.say(message)
+        try:
+            alert.tell_once(self.ctx.log, self.ctx.here, condition, message)
+        except OSError as error:
+            self.ctx.say(f"and the alert cannot be recorded: {error.strerror}")
 
     def _count_crash(self, step: str, note: int, returncode: int | None) -> None:
         try:
@@ -219,20 +240,22 @@ class Chain:
         self.stuck[step] = [hanging.process(pid) for pid in family]
         for pid in family:
             _kill(pid)
-        message = (
-            f"{step} hangs in the kernel (process {process.pid}), on a dead mount? It was left behind, the other steps go on"
+        self._tell_once(
+            f"{step}: stuck",
+            f"{step} hangs in the kernel (process {process.pid}), probably on a dead mount. It was left behind, the other steps "
+            "go on. Bring that server back, or as root: umount -f -l MOUNT; nothing has to be restarted",
         )
-        self.ctx.say(message)
-        try:
-            alert.tell_once(self.ctx.log, self.ctx.here, f"{step}: stuck", message)
-        except OSError as error:
-            self.ctx.say(f"and the alert cannot be recorded: {error.strerror}")
         return Exit.LEFT_OVER
 
 
 def _close(flags: list[Path]) -> None:
     for path in flags:
         path.unlink(missing_ok=True)
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; those without a name by their number."""
+    return signal.Signals(number).name if number in set(signal.Signals) else str(number)
 
 
 def _code(returncode: int) -> Exit:

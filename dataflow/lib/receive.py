@@ -260,24 +260,39 @@ def _refused_flag(ctx: Context, sender: str, number: str | None, reason: str) ->
 
 
 def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
-    """Copy whole each log that rsync keeps up to date in ``incoming/.logs`` to where this host's readers look."""
-    taken = 0
+    """Copy whole each log that rsync keeps up to date in ``incoming/.logs`` to where this host's readers look.
+
+    Raises:
+        TryLater: some of them cannot be written there; the others were taken, and a person here is told.
+    """
+    taken, failed = 0, ""
     for source in _logs_sent(ctx):
-        final = ctx.here.relayed_logs / ctx.here.radar / source.parent.name / source.name
-        if _same_stamp(source, final):
-            continue
         if source.stat().st_size > LOG_BYTES_MAX:
             message = (
                 f"the log {source.name} of {sender} is longer than {LOG_BYTES_MAX >> 20} MiB and is not taken: look what fills it"
             )
             alert.tell_once(ctx.log, ctx.here, f"log: {source.name}", message)
             continue
-        place.make_own_folder(final.parent)
-        status = source.stat()
-        place.write_whole(final, source.read_bytes())
-        os.utime(final, ns=(status.st_atime_ns, status.st_mtime_ns))
-        taken += 1
+        try:
+            taken += _take_log(source, ctx.here.relayed_logs / ctx.here.radar / source.parent.name / source.name)
+        except OSError as error:
+            failed = f"logs of {sender} cannot be taken over, the last {source.name}: {trouble(error)}"
+    if failed:
+        alert.tell_once(ctx.log, ctx.here, f"logs of {sender}", f"{failed}. They are asked for again with the next run")
+        raise TryLater(failed)
+    alert.clear(ctx.here, f"logs of {sender}")
     yield [{"outcome": "done", "files": taken}]
+
+
+def _take_log(source: Path, final: Path) -> bool:
+    """Bring one log up to date; False when it is."""
+    if _same_stamp(source, final):
+        return False
+    place.make_own_folder(final.parent)
+    status = source.stat()
+    place.write_whole(final, source.read_bytes())
+    os.utime(final, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return True
 
 
 def _logs_sent(ctx: Context) -> list[Path]:

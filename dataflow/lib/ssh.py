@@ -57,13 +57,17 @@ class Link:
         """Ask the other machine's ``dataflow receive``, which the link's key starts, for one of its verbs; what it prints.
 
         Raises:
-            HostDown: the connection failed, or the other side gave no answer in time or an error.
+            HostDown: the connection failed, or the other side gave no answer in time.
+            TryLater: the other side could not do it, and answers nothing but why.
         """
         try:
-            return _ask(self, verb, stdin, timeout_s).stdout
+            answer = _ask(self, verb, stdin, timeout_s)
         except HostDown:
             self.mark_down()
             raise
+        if answer.returncode and not answer.stdout:
+            raise TryLater(f"{self.there.machine.name} could not do `{verb}`: {answer.last_lines or 'it does not say why'}")
+        return answer.stdout
 
     def require_place(self) -> None:
         """Make sure that the other machine had a place for files when it was last asked.
