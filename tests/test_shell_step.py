@@ -160,6 +160,17 @@ def test_a_pause_ends_it(bench):
     assert code == Exit.LEFT_OVER and outcomes["a"] == ("kept", "the step was stopped without a note on it")
 
 
+def test_a_backlog_is_handled_in_batches_of_what_a_link_carries(bench):
+    """Else a flag that comes in would wait for all of it, and a manifest may grow too long to be read."""
+    bench.put("a")
+    bench.script(NOTE_ALL)
+    limits, context = bench.world.config.flow.transfer, bench.world.context("campus")
+    batch = shell_step.as_module(bench.program).batch
+    assert batch(context, [bench.plots / "a"] * 10_000) == limits.batch_files
+    os.truncate(bench.plots / "a", 10 << 30)
+    assert batch(context, [bench.plots / "a"] * 10_000) == 1
+
+
 def test_three_bad_ones_blow_the_fuse(bench):
     bench.put("a", "b", "c")
     bench.script('handle_files() { while IFS= read -r -d "" f; do note bad "$f" "no picture"; done; }\nmain "$@"\n')

@@ -91,8 +91,11 @@ def run(
     environment: Mapping[str, str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     inherit: bool = True,
+    grace_s: float = TERMINATE_GRACE_S,
 ) -> Finished:
     """Run a program to its end and return its output. ``timeout_s=None`` is for programs that watch their own progress.
+
+    ``grace_s``: how long it may take to end when it is asked to.
 
     Raises:
         TryLater: it cannot be started, or does not die when killed (stuck in the kernel).
@@ -112,7 +115,7 @@ def run(
             timed_out = not has_ended and deadline is not None and time.monotonic() > deadline
             interrupted = not has_ended and should_stop()
             if timed_out or interrupted:
-                end_group(process)
+                end_group(process, grace_s)
             if has_ended or timed_out or interrupted:
                 stdout, stderr = _rest_of_output(process)
                 break
@@ -138,19 +141,19 @@ def _rest_of_output(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
         return error.stdout or b"", error.stderr or b""
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[bytes], grace_s: float = TERMINATE_GRACE_S) -> None:
     """Ask a process and its group to end, then kill what is left.
 
     Raises:
         TryLater: it survives SIGKILL, so it hangs in the kernel (a dead NFS mount); it is left behind.
     """
-    for number, grace_s in ((signal.SIGTERM, TERMINATE_GRACE_S), (signal.SIGKILL, KILL_GRACE_S)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_GRACE_S)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             pass
         try:
-            process.wait(grace_s)
+            process.wait(wait_s)
         except subprocess.TimeoutExpired:
             continue
         if number is signal.SIGTERM:

@@ -1,6 +1,6 @@
 """Gives a shell script, or any program of one's own, the shape of a step.
 
-The program is called twice: ``PROGRAM find`` prints the files to work on, each ended by NUL; ``PROGRAM handle`` reads a
+The program is called at least twice: ``PROGRAM find`` prints the files to work on, each ended by NUL; ``PROGRAM handle`` reads a
 batch of them the same way on stdin and appends a note for each to the file $DATAFLOW_NOTES: ``done``, ``kept`` or ``bad``,
 the file and the reason, each ended by NUL. A file without a note is kept. Scripts source ``lib/step.sh``, which does this.
 
@@ -32,7 +32,7 @@ NOTES_VARIABLE = "DATAFLOW_NOTES"
 
 
 def as_module(program: Path) -> ModuleType:
-    """The program as a module with ``find`` and ``handle``; the comment at its head is the docstring.
+    """The program as a module with ``find``, ``batch`` and ``handle``; the comment at its head is the docstring.
 
     Raises:
         BadConfig: its head names a kind of file that there is not.
@@ -53,6 +53,12 @@ def as_module(program: Path) -> ModuleType:
         if finished.returncode == 75:
             raise HostDown(finished.last_lines or f"{program.name} says that the other side is unreachable")
 
+    def batch(ctx: Context, files: Sequence[Path]) -> int:
+        from dataflow.lib import transfer
+
+        return transfer.short_batch(ctx, files)
+
+    module.batch = batch  # type: ignore[attr-defined]
     module.find = find  # type: ignore[attr-defined]
     module.handle = handle  # type: ignore[attr-defined]
     return module
@@ -111,6 +117,7 @@ def _call(ctx: Context, program: Path, verb: str, stdin: bytes, notes: Path | No
         stdin=stdin,
         environment=environment(ctx, notes),
         should_stop=ctx.should_stop,
+        grace_s=max(ctx.flow.daemon.stop_timeout_s - command.KILL_GRACE_S, command.TERMINATE_GRACE_S),
     )
     if verb == "find" and finished.returncode != 0:
         raise TryLater(f"{program.name} find ended with {finished.returncode}: {finished.last_lines}")

@@ -28,6 +28,8 @@ _CONNECTION_CODES = frozenset({5, 10, 12, 30, 35, 255})
 """rsync(1) exit values that mean the link and not the files."""
 _RECEIVE_BYTES_PER_S = 20e6
 _RECEIVE_BASE_S = 120.0
+_BANDWIDTH_WITHOUT_LIMIT_KIB_S = 10_000
+"""What a link is taken to carry when its machine has no limit: 100 Mbit/s, less what is lost on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,17 @@ def batch_of(ctx: Context, files: Sequence[Path]) -> Batch:
         except OSError as error:
             not_ready.append(kept(file, trouble(error)))
     return Batch(entries, not_ready)
+
+
+def long_batch(ctx: Context, files: Sequence[Path]) -> int:
+    """How many of the files make a batch of what everything else waits for."""
+    return take_while(files, ctx.flow.transfer.batch_files, ctx.flow.transfer.data_batch_bytes)
+
+
+def short_batch(ctx: Context, files: Sequence[Path]) -> int:
+    """How many of the files the link carries in about a minute: data that comes in waits until a batch is through."""
+    limits, bandwidth_kib_s = ctx.flow.transfer, ctx.here.machine.bandwidth_kib_s or _BANDWIDTH_WITHOUT_LIMIT_KIB_S
+    return take_while(files, limits.batch_files, int(limits.picture_batch_s * bandwidth_kib_s * 1024))
 
 
 def take_while(files: Sequence[Path], limit_files: int, limit_bytes: int) -> int:

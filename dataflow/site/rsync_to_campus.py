@@ -21,8 +21,6 @@ from dataflow.lib.step import Outcome
 PARTS = {"data": ("rawacf_array", "rawacf_dmap"), "pictures": ("daily_plots",)}
 KINDS = frozenset({Kind.RAWACF, Kind.DMAP}) | PICTURES - {Kind.PLOT_FULL}
 ROOTS = ("store",)
-BANDWIDTH_WITHOUT_LIMIT_KIB_S = 10_000
-"""What a link is taken to carry when its machine has no limit: 100 Mbit/s, less what is lost on the way."""
 
 
 def find(ctx: Context) -> list[Path]:
@@ -40,12 +38,10 @@ def find(ctx: Context) -> list[Path]:
 
 def batch(ctx: Context, files: Sequence[Path]) -> int:
     """Data in large batches; pictures in what the link carries in a minute, because data that comes in waits for one batch."""
-    limits, plots = ctx.flow.transfer, ctx.folder("daily_plots")
-    if files[0].parent != plots:
-        data = list(takewhile(lambda path: path.parent != plots, files[: limits.batch_files]))
-        return transfer.take_while(data, limits.batch_files, limits.data_batch_bytes)
-    bandwidth_kib_s = ctx.here.machine.bandwidth_kib_s or BANDWIDTH_WITHOUT_LIMIT_KIB_S
-    return transfer.take_while(files, limits.batch_files, int(limits.picture_batch_s * bandwidth_kib_s * 1024))
+    plots = ctx.folder("daily_plots")
+    if files[0].parent == plots:
+        return transfer.short_batch(ctx, files)
+    return transfer.long_batch(ctx, list(takewhile(lambda path: path.parent != plots, files)))
 
 
 def handle_batches(ctx: Context, batches: Iterator[Sequence[Path]]) -> Iterator[Outcome]:

@@ -45,6 +45,11 @@ def find(ctx: Context) -> list[Path]:
     return [*found.strangers, *sorted(ours, key=_data_first)]
 
 
+def batch(ctx: Context, files: Sequence[Path]) -> int:
+    """Over a link so much that none of it waits long until the first is through; on a NAS each file is done by itself."""
+    return len(files) if ctx.here.machine.nas == "mounted" else transfer.long_batch(ctx, files)
+
+
 def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     """Copy to the mounted NAS, or send to site-linux where there is none."""
     if ctx.here.machine.nas == "mounted":
@@ -86,6 +91,8 @@ def _to_mounted_nas(ctx: Context, path: Path) -> Outcome:
 def _to_site_linux(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     sendings: dict[Path, _Sending] = {}
     for path in files:
+        if ctx.should_stop():
+            break
         prepared = attempt(ctx, path, lambda file: _prepare(ctx, file))
         if isinstance(prepared, Outcome):
             yield prepared
