@@ -344,6 +344,9 @@ def _host_of_machine(loaded: Config, radar: str | None) -> str:
 
 
 def _only_radar(loaded: Config) -> str:
+    """The radar that need not be named, because there is no other."""
+    if len(loaded.flow.radars) == 1:
+        return next(iter(loaded.flow.radars))
     raise BadConfig(f"which radar? Give --radar ({', '.join(loaded.flow.radars)})")
 
 

@@ -152,9 +152,9 @@ def places_of_all(written: Written, by_hand: Name) -> set[str]:
     places = {"sas-borealis/data/borealis_data/notes.txt"}
     for radar in ("sas", "inv"):
         for name in written.of(Kind.RAWACF, radar=radar):
-            places.add(f"campus/data/borealis_site_data/{radar}_rawacf/{name.month_folder}/{name.text}")
+            places.add(f"campus/data/borealis_site_data/{radar}_rawacf/{name.time:%Y/%m}/{name.text}")
             places |= places_of_dmap(names.dmap_of(name), is_special=name.text == "20261101.1600.00.sas.0.rawacf.h5")
-            pictures = f"campus/sddata/antennas_iq_plots/{radar}_iq_plots/archive/{name.month_folder}"
+            pictures = f"campus/sddata/antennas_iq_plots/{radar}_iq_plots/archive/{name.time:%Y/%m}"
             places.add(f"{pictures}/{names.quicklook_of(name).text}")
             if radar == "sas" and name != by_hand:
                 places.add(f"sas-store/backup/{name.text}")
@@ -162,7 +162,7 @@ def places_of_all(written: Written, by_hand: Name) -> set[str]:
         places |= places_of_dmap(names.dmap_of(name)) | {f"sas-store/backup/{name.text}.bz2"}
     for name in written.of(Kind.ANTENNAS_IQ):
         sheet, small = names.contact_sheet_of(name).text, [names.plot_of(name, n, 0, 70).text for n in range(20)]
-        archive = f"campus/sddata/antennas_iq_plots/sas_iq_plots/archive/{name.month_folder}"
+        archive = f"campus/sddata/antennas_iq_plots/sas_iq_plots/archive/{name.time:%Y/%m}"
         places |= {f"{archive}/{picture}" for picture in (sheet, *small)}
         full = (names.plot_of(name, n, 0, 70, full=True).text for n in range(20))
         places |= {f"sas-site/data/dataflow/daily_plots/fullsize/{picture}" for picture in full}
@@ -171,14 +171,14 @@ def places_of_all(written: Written, by_hand: Name) -> set[str]:
         places.add(f"inv-borealis/data/borealis_data/{name.time:%Y%m%d}/{name.text}")
     for text in written.sha256:
         if (name := names.parse(text)) and name.kind is Kind.PHOTO:
-            places.add(f"campus/sddata/camera_photos/sascam/sascam211/{name.month_folder}/{text}")
+            places.add(f"campus/sddata/camera_photos/sascam/sascam211/{name.time:%Y/%m}/{text}")
     return places
 
 
 def places_of_dmap(name: Name, is_special: bool = False) -> set[str]:
-    archive = f"campus/data/borealis_site_data/{name.radar}_rawacf_dmap/{name.month_folder}/{name.text}"
+    archive = f"campus/data/borealis_site_data/{name.radar}_rawacf_dmap/{name.time:%Y/%m}/{name.text}"
     if is_special:
-        return {archive, f"campus/sddata/special_experiments/{name.month_folder}/{name.text}"}
+        return {archive, f"campus/sddata/special_experiments/{name.time:%Y/%m}/{name.text}"}
     return {archive, *(f"campus/data/staging/{target}/{name.text}" for target in TARGETS)}
 
 

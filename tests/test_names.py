@@ -52,7 +52,7 @@ def test_a_radar_file_that_is_built_is_parsed_to_what_it_was_built_from(time, ra
     built = names.radar_file(time, radar, slice_id, kind)
     assert parse(built.text) == built
     assert (built.time, built.radar, built.slice_id, built.kind) == (time, radar, slice_id, kind)
-    assert built.is_hdf5 and built.month_folder == f"{time:%Y/%m}"
+    assert built.is_hdf5
 
 
 @given(SECONDS, RADARS, st.integers(0, 25))

@@ -28,7 +28,7 @@ from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
 from dataflow.lib.names import Kind, Name
-from dataflow.lib.step import Outcome, attempt, bad, done, kept
+from dataflow.lib.step import Outcome, attempt, bad, done, kept, trouble
 
 KINDS = frozenset({Kind.DMAP, Kind.RAWACF})
 ROOTS = ("sddata", "archive", "staging")
@@ -149,7 +149,7 @@ def _empty_queues(ctx: Context, path: Path, name: Name, entry: Entry) -> Outcome
         try:
             where = _bring(ctx, target, name, entry)
         except (TryLater, OSError) as error:
-            missing.append(f"{target}: {error}")
+            missing.append(f"{target}: {trouble(error)}")
             continue
         if where is not None:
             actions.append({"action": _word(target), "target": target, "destination": str(where), "sha256": entry.sha256})

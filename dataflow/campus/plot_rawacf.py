@@ -96,7 +96,7 @@ def _draw_still(source: Path, before: tuple[int, int, int], name: Name, target: 
     try:
         rawacf_quicklook.quicklook(source, name, target, worker)
     finally:
-        if checksum.stamp(source) != before:
+        if not checksum.is_still(source, before):
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
 
 

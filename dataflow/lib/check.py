@@ -19,7 +19,7 @@ PROGRAMS = {"borealis": ("rsync", "ssh"), "site-linux": ("rsync", "rrsync", "ssh
 MODULES = {
     "borealis": ("inotify_simple", "yaml"),
     "site-linux": ("inotify_simple", "yaml", "numpy", "h5py", "matplotlib", "PIL"),
-    "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio"),
+    "campus": ("inotify_simple", "yaml", "numpy", "h5py", "pydarnio", "matplotlib", "PIL"),
     "mirror": ("yaml", "pydarnio", "paramiko", "globus_sdk"),
 }
 _PACKAGES = {
@@ -52,7 +52,8 @@ def look(here: Here, create_markers: bool) -> Iterator[Finding]:
     """Look at the roots, the local folders, the programs and modules of one host and radar."""
     for root, path in here.roots.items():
         yield _root(here, root, path, create_markers)
-    for what, folder in (("state", here.state), ("logs", here.logs)):
+    relayed = [("logs of other hosts", here.relayed_logs)] if here.upstream else []
+    for what, folder in [("state", here.state), ("logs", here.logs), *relayed]:
         yield _writable(what, folder)
     for program in PROGRAMS.get(here.host_name, ()):
         found = shutil.which(program)

@@ -80,7 +80,7 @@ def sha256_of_still(path: Path, pace: Callable[[int], None] = _at_once, *, cache
     """
     before = stamp(path)
     digest = sha256(path) if cached else sha256_on_disk(path, pace)
-    if stamp(path) != before:
+    if not is_still(path, before):
         raise TryLater(f"{path.name} changed while it was read; it is tried again when it lies still")
     return digest, before[1]
 

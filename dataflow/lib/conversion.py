@@ -136,7 +136,7 @@ def _is_what_was_encoded(part: Path, written: dmap.Written) -> bool:
 
 
 def _refuse_change(name: Name, source: Path, before: tuple[int, int, int]) -> None:
-    if checksum.stamp(source) != before:
+    if not checksum.is_still(source, before):
         raise TryLater(f"{name.text} changed while it was read; it stays where it is until it lies still")
 
 

@@ -100,11 +100,6 @@ class Name:
         """What consecutive files of one stream share: radar, slice, channel and type."""
         return (self.radar, self.slice_id, self.channel, self.kind.value)
 
-    @property
-    def month_folder(self) -> str:
-        """``YYYY/MM`` of the name's time, as the archives are laid out."""
-        return f"{self.time:%Y/%m}"
-
 
 def parse(text: str) -> Name | None:
     """The ``Name`` of a bare file name, or ``None`` when it matches no grammar or names an impossible time."""

@@ -1,7 +1,7 @@
 """Putting files in their places: whole, durable, and only where a root's marker says that the disk is there.
 
-A file appears under its final name by rename after fsync, or not at all. Parts are hidden (leading dot), so that no scan
-and no reader takes them for files.
+A file appears under its final name whole, by a link after fsync, or not at all; only small files of our own are renamed.
+Parts are hidden (leading dot), so that no scan and no reader takes them for files.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _name_of(look_up: Callable[[int], Sequence[Any]], number: int) -> str:
 
 
 def publish(part: Path, final: Path) -> None:
-    """Rename a synced part to its final name, which must be free, and make the name durable.
+    """Give a synced part its final name, which must be free, and make that name durable.
 
     Linked and then unlinked, because rename(2) overwrites and NFS has no renameat2(2) that does not. Killed in between,
     both names are one file, which the next run finds in its place.

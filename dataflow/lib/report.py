@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -82,8 +84,12 @@ def _silent_roots(here: Here) -> dict[str, str]:
 
 
 def _folder_size(folder: Path) -> Report:
-    files = [path for path in place.scan(folder) if place.is_regular(path)]
-    return {"files": len(files), "bytes": sum(path.lstat().st_size for path in files)}
+    sizes = []
+    for path in place.scan(folder):
+        with suppress(FileNotFoundError):  # a step takes it just now
+            if stat.S_ISREG((status := path.lstat()).st_mode):
+                sizes.append(status.st_size)
+    return {"files": len(sizes), "bytes": sum(sizes)}
 
 
 def _last_runs(records: list[Record]) -> Report:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 import traceback
@@ -137,6 +138,8 @@ class Account:
         good = []
         for path in found:
             name = names.parse(path.name)
+            if not self.named and not os.path.lexists(path):
+                continue  # somebody took it since the step looked
             if not place.is_regular(path):
                 self._skip(path, "not a regular file")
             elif kinds is not None and name is None:
@@ -165,7 +168,7 @@ class Account:
         if folder not in self._crowded:
             self._crowded.add(folder)
             shown = names.printable(str(folder))
-            message = f"{shown} holds more than {STRANGERS_TOLD} files that are none of ours; they were left where they are"
+            message = f"{shown} holds more than {STRANGERS_TOLD} files that are none of ours; they stay: move them out of there"
             alert.tell_once(self.ctx.log, self.ctx.here, f"skipped: many in {shown}", message)
 
     def _keep_all(self, reason: str) -> None:

@@ -73,7 +73,8 @@ def _tell_limit(ctx: Context, root: str, free_bytes: int, limit: str, consequenc
 def _tell_days(ctx: Context, root: str, free_bytes: int, days: float) -> None:
     condition = f"disk {root}: fills"
     if days < WARN_DAYS:
-        message = f"the disk {_disk(ctx, root)} will be full in {days:.1f} days: {free_bytes / 1e9:.3f} GB free, less every day"
+        free = f"{free_bytes / 1e9:.3f} GB free, less every day"
+        message = f"the disk {_disk(ctx, root)} is down to its reserve in {days:.1f} days: {free}; make room"
         alert.tell_once(ctx.log, ctx.here, condition, message, root=root, free=free_bytes)
     elif days > RECOVERED_DAYS:
         alert.clear(ctx.here, condition)

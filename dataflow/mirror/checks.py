@@ -33,7 +33,7 @@ def check(path: Path, name: Name, sha1: str | None = None) -> str:
         if sha1 is not None and found != sha1:
             raise TryLater(f"{path} reads differently now: its SHA-1 is {found}, not {sha1}")
         fault = _fault(path, name, before[1])
-        if checksum.stamp(path) != before:
+        if not checksum.is_still(path, before):
             raise TryLater(f"{path} changed while it was checked")
     except (OSError, MemoryError, ImportError) as error:
         raise TryLater(f"{path.name} could not be checked: {error or type(error).__name__}") from error

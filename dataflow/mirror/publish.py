@@ -194,7 +194,7 @@ class _Publication:
             try:
                 before = checksum.stamp(path)
                 (sha1,) = checksum.hashes_on_disk(path, ["sha1"])
-                if checksum.stamp(path) != before:
+                if not checksum.is_still(path, before):
                     raise TryLater(f"{path.name} changed while it was read; it is tried again when it lies still")
             except (TryLater, OSError) as error:
                 self.accounts.keep(name.text, trouble(error))

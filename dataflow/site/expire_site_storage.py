@@ -187,7 +187,7 @@ def _remove_archived(ctx: Context, folder: _Folder, paths: Sequence[Path]) -> It
             yield kept(path, _tell_difference(ctx, entry, there, answer["sha256"]), sha256=entry.sha256)
         elif answer["outcome"] != archived.SAME or answer["sha256"] != entry.sha256:
             yield kept(path, f"{machine} does not confirm it: {answer.get('reason', answer['outcome'])}")
-        elif checksum.stamp(path) != stamps[path]:
+        elif not checksum.is_still(path, stamps[path]):
             yield kept(path, "it changed while campus was asked; it is tried again when it lies still")
         else:
             alert.clear(ctx.here, _differs(path))
@@ -201,7 +201,10 @@ def _differs(path: Path) -> str:
 def _tell_difference(ctx: Context, entry: Entry, there: str, sha256_there: str) -> str:
     """Tell once that a copy and the archive differ; until a person has looked which one is damaged, both stay as they are."""
     recorded = _recorded_sha256(ctx, entry.name) or "nothing"
-    message = f"{entry.name} of the backup has hash {entry.sha256}, and {there} has {sha256_there}; the records say {recorded}"
+    message = (
+        f"{entry.name} of the backup has hash {entry.sha256}, and {there} has {sha256_there}; the records say {recorded}. "
+        "Both stay; which one is damaged, and what to do: docs/operations.md"
+    )
     alert.tell_once(ctx.log, ctx.here, _differs(Path(entry.name)), message, file=entry.name)
     return message
 

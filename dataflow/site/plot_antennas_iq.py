@@ -81,7 +81,7 @@ def _pictures(ctx: Context, path: Path, name: Name, scratch: Path) -> antennas_i
     try:
         return antennas_iq.plot(path, name, scratch, processes=ctx.flow.plots.processes, thresholds=ctx.flow.antenna_health)
     finally:
-        if checksum.stamp(path) != before:
+        if not checksum.is_still(path, before):
             raise TryLater(f"{name.text} changed while it was drawn; it is tried again when it lies still")
 
 

@@ -45,8 +45,9 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
     finally:
         shutil.rmtree(tree, ignore_errors=True)
     if finished.returncode != 0:
+        why = "asked to stop" if finished.interrupted else "it took too long"
         raise TryLater(
-            f"the logs did not reach {link.there.machine.name}: {finished.last_lines or 'time limit'}; they go with the next run"
+            f"the logs did not reach {link.there.machine.name}: {finished.last_lines or why}; they go with the next run"
         )
     link.receive("logs", b"", TIME_LIMIT_S)
     for path in files:

@@ -408,6 +408,6 @@ def _write(what: str, handle: bytes, local: Path) -> Steps[str]:
                 answer.require_ok(what)
             offset += len(block)
     with paths.of_this_machine(local):
-        if checksum.stamp(local) != before:
+        if not checksum.is_still(local, before):
             raise TryLater(f"{local} changed while it was sent")
     return digest.hexdigest()
