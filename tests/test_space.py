@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -187,10 +189,28 @@ def test_a_disk_that_fills_is_told_a_week_before_and_once(tmp_path: Path) -> Non
     assert len(alerts(made, "site-linux")) == 2, "the steep days are forgotten, it recovered, and now it is news again"
 
 
-def record_free(made: World, hours_ago: float, free_bytes: int) -> None:
+def test_a_disk_of_state_and_logs_that_fills_is_told_as_well(tmp_path: Path) -> None:
+    """Full, it keeps every file of every step, and then nobody can be told any more."""
+    other_disk = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    made = world.make(tmp_path / "world")
+    here = made.here("site-linux")
+    assert set(space.free(here, ["store"])) == {"store"}, "all on one disk"
+    shutil.rmtree(here.logs)
+    here.logs.symlink_to(other_disk)
+    assert set(space.free(here, ["store"])) == {"store", "logs"} and space.free(here, []) == {}
+    free = space.free(here, ["store"])["logs"]
+    for hours, factor in ((72, 1.9), (48, 1.6), (24, 1.3)):
+        record_free(made, hours, int(free * factor), "logs")
+    made.run("site-linux", "rsync_to_campus")
+    told = alerts(made, "site-linux")
+    shutil.rmtree(other_disk)
+    assert len(told) == 1 and f"the disk {here.logs} of sas-site is down to its reserve in 3." in told[0]
+
+
+def record_free(made: World, hours_ago: float, free_bytes: int, disk: str = "store") -> None:
     made.clock.advance(-hours_ago * 3600)
     ctx = made.context("site-linux", step="rsync_to_campus")
-    ctx.log.write("end", free={"store": free_bytes})
+    ctx.log.write("end", free={disk: free_bytes})
     ctx.log.close()
     made.clock.advance(hours_ago * 3600)
 

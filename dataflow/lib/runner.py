@@ -300,7 +300,7 @@ class Account:
     def _watch_space(self) -> None:
         """Take note of what is free on the roots; the place of a missing one is on another disk."""
         if not self._missing_root():
-            self.free = {root: place.free_bytes(self.ctx.here, root) for root in self._roots()}
+            self.free = space.free(self.ctx.here, self._roots())
             space.watch(self.ctx, self.free)
 
     def _close_manifests(self) -> None:

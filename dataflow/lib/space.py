@@ -1,4 +1,4 @@
-"""How long the disks last: what is free on each root, as the records of the last days tell it, and who is told.
+"""How long the disks last: what is free on each of them, as the records of the last days tell it, and who is told.
 
 Each run of a step that uses roots ends with a record of what was free there. A line through those of the last week tells how
 much less it is every day; where it runs steadily down, a person is told a week before steps will have to keep their files.
@@ -6,10 +6,12 @@ much less it is every day; where it runs steadily down, a person is told a week 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
-from dataflow.lib import alert, summary
+from dataflow.lib import alert, place, summary
 from dataflow.lib.config import Here, step_name
 from dataflow.lib.context import Context
 
@@ -23,14 +25,30 @@ Sample = tuple[datetime, int]
 """When, and how many bytes were free."""
 
 
+def free(here: Here, roots: Sequence[str]) -> dict[str, int]:
+    """What is free, in bytes: on roots, and on the disks of the state and the logs where those are others.
+
+    Without room for flags and records every step keeps its files, and who is told of that only then cannot be told.
+    """
+    found = {root: place.free_bytes(here, root) for root in roots}
+    devices = {here.roots[root].stat().st_dev for root in roots}
+    for name, folder in _own_folders(here).items():
+        if roots and folder.is_dir() and (device := folder.stat().st_dev) not in devices:
+            found[name] = shutil.disk_usage(folder).free
+            devices.add(device)
+    return found
+
+
 def watch(ctx: Context, free: Mapping[str, int]) -> None:
-    """Tell, once each, of roots that are down to a limit or will be within a week. ``free``: bytes by the name of the root."""
+    """Tell, once each, of disks that are down to a limit or will be within a week. ``free``: as the function of that name."""
     now = ctx.clock()
     earlier = list(samples(ctx.here, ctx.step, now))
     for root, free_bytes in free.items():
-        _tell_limit(ctx, root, free_bytes, "reserve_bytes", "steps keep their files until there is room")
-        _tell_limit(ctx, root, free_bytes, "min_free_for_iq_bytes", "antennas_iq wait on the radar computer, rawacf go on")
-        reserve_bytes = ctx.here.root_settings[root].reserve_bytes
+        reserve_bytes = 0
+        if root in ctx.here.roots:
+            _tell_limit(ctx, root, free_bytes, "reserve_bytes", "steps keep their files until there is room")
+            _tell_limit(ctx, root, free_bytes, "min_free_for_iq_bytes", "antennas_iq wait on the radar computer, rawacf go on")
+            reserve_bytes = ctx.here.root_settings[root].reserve_bytes
         history = [(moment, then[root]) for moment, then in earlier if isinstance(then.get(root), int)]
         _tell_days(ctx, root, free_bytes, days_left([*history, (now, free_bytes)], reserve_bytes))
 
@@ -81,4 +99,8 @@ def _tell_days(ctx: Context, root: str, free_bytes: int, days: float) -> None:
 
 
 def _disk(ctx: Context, root: str) -> str:
-    return f"{ctx.here.roots[root]} of {ctx.here.machine.name}"
+    return f"{ctx.here.roots.get(root) or _own_folders(ctx.here)[root]} of {ctx.here.machine.name}"
+
+
+def _own_folders(here: Here) -> dict[str, Path]:
+    return {"state": here.state, "logs": here.logs}
