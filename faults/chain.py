@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,16 @@ def _flag_at(machines: Machines, host: str) -> None:
 
 
 def _state(machines: Machines) -> dict[str, Any]:
-    """All that must be the same, but for what the steps told of their runs: of logs that travelled, which there are."""
+    """All that must be the same, but for what was told of the runs: of logs that travelled, which steps' there are.
+
+    A daemon has a log of its own only where it had to tell of something, as of a step that was killed.
+    """
     found = machines.state()
-    return {key: set(value) if key.startswith("logs at") else value for key, value in found.items()}
+    return {key: _of_steps(value) if key.startswith("logs at") else value for key, value in found.items()}
+
+
+def _of_steps(logs: Iterable[str]) -> set[str]:
+    return {log for log in logs if not log.startswith(f"{RADAR}/daemon/")}
 
 
 _FINISHED: dict[str, Callable[[Machines, Mapping[Path, str]], None]] = {
