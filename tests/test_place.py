@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from unittest import mock
 
 import pytest
 import world
 
-from dataflow.lib import place
+from dataflow.lib import checksum, place
 from dataflow.lib.config import MARKER
 from dataflow.lib.errors import TryLater
 
@@ -82,6 +83,48 @@ def test_a_file_stands_where_a_folder_should_be(here):
     here.folder("work").touch()
     with pytest.raises(OSError):
         place.make_folder(here, here.folder("work") / "a")
+    with pytest.raises(OSError):
+        place.make_folder(here, here.folder("work"))
+    assert not list(here.folder("work").parent.glob(".*.part"))
+
+
+def test_a_folder_that_a_killed_run_made_is_made_durable_once_a_process(here, monkeypatch):
+    folder = here.folder("work") / "a/b"
+    folder.mkdir(parents=True)
+    synced = []
+    monkeypatch.setattr(checksum, "sync_folder", synced.append)
+    place.make_folder(here, folder)
+    assert synced[-3:] == [here.folder("work").parent, folder.parent.parent, folder.parent]
+    synced.clear()
+    place.make_folder(here, folder)
+    assert synced == []
+    folder.rmdir()
+    place.make_folder(here, folder)
+    assert synced == [folder.parent], "it was made again"
+
+
+def test_a_folder_is_there_only_with_its_mode(here, monkeypatch):
+    folder = here.folder("work") / "a"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(place, "own", mock.Mock(side_effect=KeyboardInterrupt))
+        place.make_folder(here, folder)
+    assert not folder.exists()
+    place.make_folder(here, folder)
+    assert folder.stat().st_mode & 0o7777 == here.dir_mode
+
+
+def test_somebody_else_makes_the_folder_first(here, monkeypatch):
+    folder = here.folder("work") / "a"
+    folder.parent.mkdir()
+
+    def own(here, part, mode):
+        folder.mkdir()
+        (folder / "theirs").touch()
+
+    monkeypatch.setattr(place, "own", own)
+    place.make_folder(here, folder)
+    assert [path.name for path in folder.iterdir()] == ["theirs"]
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]
 
 
 def test_publishing_overwrites_nothing(tmp_path):

@@ -191,10 +191,12 @@ def _stage(ctx: Context, target: Target, queued: Path, entry: Entry) -> Path | N
         place.check_root(ctx.here, target.folder.partition("/")[0])  # unmounted meanwhile, the copy lies below the mount point
         queued.unlink()
         checksum.sync_folder(queued.parent)
+    final = staging / queued.name
     if not ready.exists():
+        if os.path.lexists(final):  # the run that handed it over may have been killed before it had synced the name
+            place.sync_folders([staging])
         return None
     place.make_folder(ctx.here, staging)
-    final = staging / queued.name
     if os.path.lexists(final):  # what this campus distributes comes there by this step, so nothing comes before the rename
         raise TryLater(f"{final} is there already: it is staged when the partner has taken that, or a person has removed it")
     ready.rename(final)

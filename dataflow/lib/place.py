@@ -7,13 +7,15 @@ Parts are hidden (leading dot), so that no scan and no reader takes them for fil
 from __future__ import annotations
 
 import grp
+import itertools
 import os
 import pwd
+import secrets
 import shutil
 import stat
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from dataflow.lib.errors import TryLater
 
 ANSWER_S = 3.0
 """How long a mounted root may take to answer; a network mount whose server is gone never does."""
+_durable: set[Path] = set()
+"""Folders whose names this process has synced."""
 
 
 def check_root(here: Here, root: str) -> None:
@@ -116,9 +120,18 @@ def part_of(path: Path) -> Path:
 
 
 def make_folder(here: Here, folder: Path) -> None:
-    """Create a folder and its missing parents, durably, with the host's mode and group."""
-    for made in _made(folder):
-        own(here, made, here.dir_mode)
+    """Create a folder and its missing parents, durably; each is there only with the host's mode and group."""
+    for missing in _missing(folder):
+        part = missing.with_name(f".{missing.name}.{secrets.token_hex(8)}.part")
+        part.mkdir(0o700)
+        own(here, part, here.dir_mode)
+        try:
+            part.rename(missing)
+        except OSError:
+            part.rmdir()
+            if not missing.is_dir():  # or else somebody was quicker
+                raise
+    _sync_names(folder)
 
 
 def make_own_folder(folder: Path) -> None:
@@ -126,19 +139,31 @@ def make_own_folder(folder: Path) -> None:
 
     What lies in a folder is only as durable as the folder's own name in the one above.
     """
-    for _ in _made(folder):
-        continue
+    for missing in _missing(folder):
+        missing.mkdir(exist_ok=True)
+    _sync_names(folder)
 
 
-def _made(folder: Path) -> Iterator[Path]:
-    missing = []
-    while not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for each in reversed(missing):
-        each.mkdir(exist_ok=True)
-        yield each
+def _missing(folder: Path) -> list[Path]:
+    """The folders to make, from the top; none of them counts as durable any more."""
+    missing = list(itertools.takewhile(lambda each: not each.is_dir(), (folder, *folder.parents)))
+    _durable.difference_update(missing)
+    return missing[::-1]
+
+
+def _sync_names(folder: Path) -> None:
+    """Make the names of a folder and of those above it durable, as far up as this user could have made them, once a process.
+
+    Those that were there too: who made them may have been killed before he came to it.
+    """
+    names_given = list(itertools.takewhile(_may_be_new, (folder, *folder.parents)))
+    for each in reversed(names_given):
         checksum.sync_folder(each.parent)
+    _durable.update(names_given)
+
+
+def _may_be_new(folder: Path) -> bool:
+    return folder not in _durable and not folder.is_mount() and os.access(folder.parent, os.R_OK | os.W_OK)
 
 
 def own(here: Here, path: Path, mode: int) -> None:
