@@ -25,8 +25,9 @@ LOG_BYTES = 192 << 20
 LIMIT_S = 40.0
 How = Literal["caller", "near", "far"]
 HOW: tuple[How, ...] = ("caller", "near", "far")
-_OFF, _RECORD, _KILL = range(3)
+_OFF, _RECORD = range(2)
 _HEAD = struct.Struct("<QIIQQiIIIQQ")
+_MODE, _OCCURRENCE = 8, 24
 _TARGET, _ROOT, _DAY, _TABLE = 64, 2112, 3136, 3152
 _PROCESS = struct.Struct("<iiQ48s")
 _LOG = _TABLE + PROCESSES * _PROCESS.size
@@ -94,16 +95,20 @@ class Control:
 
     def record(self) -> None:
         """From now on, count and note every call."""
-        self._order(_RECORD, "caller", 0)
+        self._order("caller", 0)
 
     def kill_at(self, point: Point, how: How) -> None:
-        """From now on, count; kill when the point is reached, once."""
+        """From now on, count and note every call; kill when the point is reached, once."""
         self._write_text(_TARGET, 2048, "\t".join(point.key))
-        self._order(_KILL, how, point.occurrence)
+        self._order(how, point.occurrence)
+
+    def kill_no_more(self) -> None:
+        """Kill nobody, also if the point is still to be reached; go on noting."""
+        struct.pack_into("<Q", self._map, _OCCURRENCE, 0)
 
     def off(self) -> None:
         """Neither count nor kill."""
-        struct.pack_into("<I", self._map, 8, _OFF)
+        struct.pack_into("<I", self._map, _MODE, _OFF)
 
     @property
     def counted(self) -> int:
@@ -121,7 +126,7 @@ class Control:
         return int(self._head()[6])
 
     def calls(self) -> list[Call]:
-        """What was recorded since ``record``, in the order in which the calls began."""
+        """What was recorded since the last order, in the order in which the calls began."""
         used = self._head()[9]
         if used > LOG_BYTES:
             raise RuntimeError(f"{used} bytes were recorded, there is room for {LOG_BYTES}")
@@ -155,11 +160,11 @@ class Control:
         self._map[_TABLE:_LOG] = bytes(_LOG - _TABLE)
         struct.pack_into("<I", self._map, 40, 0)
 
-    def _order(self, mode: int, how: How, occurrence: int) -> None:
+    def _order(self, how: How, occurrence: int) -> None:
         self._write_text(_DAY, 16, f"{datetime.now(UTC):%Y%m%d}")
         processes = self._head()[7]
         _HEAD.pack_into(self._map, 0, 0, _OFF, HOW.index(how), 0, occurrence, 0, 0, processes, 0, 0, LOG_BYTES)
-        struct.pack_into("<I", self._map, 8, mode)
+        struct.pack_into("<I", self._map, _MODE, _RECORD)
 
     def _head(self) -> tuple[int, ...]:
         return _HEAD.unpack_from(self._map, 0)

@@ -2,11 +2,13 @@
 
 A killed process loses nothing that it wrote, since the page cache outlives it. So the calls are replayed on a model of the
 disk that knows what is durable: bytes after fsync(2) of the file, a name after fsync(2) of its folder and of the folders that
-were made for it. A removal counts as durable at once, the worst that can happen. Each rule has a name, and a breach tells it:
+were made for it. A removal counts as durable at once, the worst that can happen. What a killed run left is as durable as that run
+had made it, so the run after it must make good what it takes for granted. Each rule has a name, and a breach tells it:
 
     synced first        a file gets a final name only when its bytes are durable
     nothing in place    no file is written under its final name, and no file's final name is taken by another
-    name before word    a record, a flag in the outbox or an answer is written only when all names given so far are durable
+    name before word    a record, a flag in the outbox or an answer is written only when all names that its writer gave, and all
+                        that it tells of, whoever gave them, are durable
     copy before removal a file goes only when it has another final name that is durable and, if that is a copy, was read back
                         after it was dropped from the page cache
     record before removal   a step's file leaves the last folder where it waits only when the record of it is durable
@@ -15,6 +17,7 @@ were made for it. A removal counts as durable at once, the worst that can happen
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +38,10 @@ READS = frozenset(("read", "readv", "pread", "pread64"))
 SYNCS = frozenset(("fsync", "fdatasync"))
 DROPS = frozenset(("posix_fadvise", "posix_fadvise64"))
 DELIVERING = frozenset(("run rsync_to_nas", "run rsync_to_campus", "run transfer_cam_photos"))
+
+
+LINES = re.compile(r"(?<=\}) (?=\{)")
+"""Where the next record or answer of a text begins; control characters come as blanks."""
 
 
 @dataclass(slots=True)
@@ -62,6 +69,8 @@ class Layout:
     logs: frozenset[Path]
     relayed: frozenset[Path]
     state: frozenset[Path]
+    scratch: frozenset[Path]
+    """Folders of what is made again from its source, which waits until it has a place."""
     words: frozenset[Path]
     """Folders of flags: the outbox, what came in, what is open."""
     outboxes: frozenset[Path]
@@ -79,7 +88,7 @@ class Layout:
             return "word"
         if above & self.logs:
             return "log"
-        if above & self.state:
+        if above & (self.state | self.scratch):
             return ""
         return "incoming" if above & self.incoming else "data"
 
@@ -99,6 +108,7 @@ def layout(machines: Machines) -> Layout:
         frozenset(h.logs for h in heres),
         frozenset(h.relayed_logs for h in heres),
         frozenset(h.machine_state for h in heres),
+        frozenset(h.folder("work") for h in heres if "work" in h.folder_texts),
         frozenset(folder for folders in flags for folder in folders),
         frozenset(outbox for outbox, _, _ in flags),
         {root: frozenset(folders) for root, folders in waiting.items()},
@@ -156,6 +166,9 @@ class _Disk:
             yield from self._named(call, path, other)
         elif call.name == "mkdir":
             self.pending[path] = call.process
+        elif call.name == "rmdir":
+            self.names.pop(path, None)
+            self.pending.pop(path, None)
         elif call.name == "unlink":
             yield from self._removed(call, path)
 
@@ -168,7 +181,7 @@ class _Disk:
     def _written(self, call: Call, path: Path) -> Iterator[str]:
         if path.name == "(network)" or call.path in ("(socket)", "(pipe)"):
             if call.role.startswith("receive") and call.path == "(pipe)":
-                yield from self._unsynced(call, "it answers")
+                yield from self._unsynced(call, "it answers", _done_in(call.text))
             return
         file = self.files.setdefault(call.inode, _File(0, is_durable=False))
         file.is_durable, file.is_ours, file.was_dropped, file.read_bytes = False, True, False, 0
@@ -178,9 +191,10 @@ class _Disk:
             yield f"nothing in place: {call.role} writes ({call.name}) into {call.shown}, which is a final name"
         self.texts[call.inode] = self.texts.get(call.inode, "") + call.text
         if kind == "log" and '"event": "file"' in call.text:
-            for name in (name for name in _names_in(call.text) if '"outcome": "done"' in call.text):
+            done = _done_in(call.text)
+            for name in _names_in(done):
                 self.recorded[name].add(path)
-            yield from self._unsynced(call, "it records a file")
+            yield from self._unsynced(call, "it records a file", done)
 
     def _synced(self, call: Call, path: Path) -> None:
         if call.inode in self.files:
@@ -197,7 +211,7 @@ class _Disk:
             if kind == "data" and self.names.get(final, inode) != inode:
                 yield f"nothing in place: {call.role} renames over {call.shown}"
         if final.parent in self.where.outboxes:
-            yield from self._unsynced(call, "it writes a flag into the outbox")
+            yield from self._unsynced(call, "it writes a flag into the outbox", self.texts.get(inode, ""))
             for name in _names_in(self.texts.get(inode, "")):
                 self.listed[name].add(final)
         if call.name == "rename":
@@ -248,10 +262,12 @@ class _Disk:
         if call.role in DELIVERING and not any(self._is_durable(flag) for flag in listed):
             yield f"outbox before removal: {call.role} removes {call.shown} before a flag in the outbox lists it"
 
-    def _unsynced(self, call: Call, what: str) -> Iterator[str]:
-        """The final names that a process gave and that are not durable when it tells of them."""
+    def _unsynced(self, call: Call, what: str, text: str) -> Iterator[str]:
+        """The names that are not durable when a process tells of them: those it gave, and those in the text, by whom ever."""
+        words = _words(text)
         for name, process in self.pending.items():
-            if process == call.process and self.where.kind(name) in ("data", "word") and name in self.names:
+            is_told = name.name in words or (name.suffix == ".flag" and name.name.rsplit(".", 3)[0] in words)
+            if (process == call.process or is_told) and self.where.kind(name) in ("data", "word") and name in self.names:
                 yield f"name before word: {call.role} has not synced the name {self._short(name)} when {what}"
 
     def _is_durable(self, name: Path) -> bool:
@@ -274,4 +290,14 @@ def _names_of(path: Path) -> set[str]:
 
 def _names_in(text: str) -> set[str]:
     """The names of files that a record or flag mentions."""
-    return {word for word in text.replace("/", '"').split('"') if names.parse(word) is not None or word.endswith(".flag")}
+    return {word for word in _words(text) if names.parse(word) is not None or word.endswith(".flag")}
+
+
+def _words(text: str) -> set[str]:
+    """What stands between the quotes and slashes of records, flags and answers."""
+    return set(text.replace("/", '"').split('"'))
+
+
+def _done_in(text: str) -> str:
+    """Those of some records or answers that say that something was done."""
+    return " ".join(line for line in LINES.split(text) if '"outcome": "done"' in line)

@@ -36,7 +36,7 @@
 #include <unistd.h>
 #include <utime.h>
 
-enum { OFF, RECORD, KILL };
+enum { OFF, RECORD };
 enum { CALLER, NEAR_SIDE, FAR_SIDE };
 enum { PROCESSES = 8192, TEXT = 1024, TOLD = 3000 };
 
@@ -274,7 +274,7 @@ static void end_side(int which) {
 }
 
 static void end_as_ordered(void) {
-    control->mode = OFF;
+    control->occurrence = 0;
     control->killer = getpid();
     if (control->how != CALLER) end_side((int)control->how);
     if (control->how == CALLER || (int)control->how == side) {
@@ -302,10 +302,10 @@ static void tell(const struct call *call, int64_t result, const char *text, size
     if (at + (uint64_t)used <= control->log_limit) memcpy(control->log + at, line, (size_t)used);
 }
 
-/* Number the call, and die here if this is the one. */
+/* Number the call, and die here if this is the one; who is left is recorded further. */
 static void arrive(struct call *call) {
     call->number = atomic_fetch_add(&control->counter, 1) + 1;
-    if (control->mode != KILL) return;
+    if (!control->occurrence) return;
     char key[3 * TEXT], seen[TEXT], other[TEXT];
     normal(call->path, seen);
     if (call->other[0]) normal(call->other, other);
@@ -400,7 +400,7 @@ static int on_descriptor(struct call *call, const char *name, int descriptor, in
 }
 
 static void done(struct call *call, int64_t result, const char *text, size_t text_bytes) {
-    if (control->mode != RECORD) return;
+    if (control->mode == OFF) return;
     int was = errno;
     is_inside = 1;
     tell(call, result, text, text_bytes);
@@ -410,7 +410,7 @@ static void done(struct call *call, int64_t result, const char *text, size_t tex
 
 static void done_new(struct call *call, int descriptor) {
     struct stat status;
-    if (control->mode == RECORD && descriptor >= 0 && fstat(descriptor, &status) == 0) {
+    if (control->mode != OFF && descriptor >= 0 && fstat(descriptor, &status) == 0) {
         call->inode = status.st_ino;
         call->size = status.st_size;
     }
@@ -493,7 +493,9 @@ TEMPORARY(mkstemp64)
 STREAM(fflush)
 STREAM(fclose)
 
+/* Records, flags, and what the receiver answers. */
 static int tells_text(const struct call *call) {
+    if (side == FAR_SIDE && !strcmp(call->path, "(pipe)")) return !strncmp(role, "receive", 7);
     return strstr(call->path, ".jsonl") || strstr(call->path, ".flag") || strstr(call->path, "/outbox/");
 }
 
@@ -671,7 +673,7 @@ long syscall(long number, ...) {
     result_type name parameters { \
         REAL(result_type, name, __VA_ARGS__); \
         struct call call; \
-        if (!control || control->mode != RECORD || !on_descriptor(&call, #name, descriptor, 0)) return real arguments; \
+        if (!control || control->mode == OFF || !on_descriptor(&call, #name, descriptor, 0)) return real arguments; \
         result_type result = real arguments; \
         done(&call, (int64_t)result, NULL, 0); \
         return result; \

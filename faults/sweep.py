@@ -156,15 +156,18 @@ def strike(cell: Cell, prepared: Prepared, point: Point, how: How) -> Strike:
     """Kill at one point, look, let it finish, look again."""
     began = time.monotonic()
     cell.restore(prepared.saved)
+    stood = durability.standing(cell.machines.root)
     cell.control.kill_at(point, how)
     breaches: list[str] = []
     _guarded(breaches, lambda: prepared.subject.run(cell.machines))
     was_reached, victims = cell.control.was_reached, cell.control.victims
-    cell.control.off()
+    cell.control.kill_no_more()
     if how != "near":  # with its whole side gone it is started again at once, whoever is still busy on the other
         breaches += _lingering(cell)
         breaches += after_kill(cell.machines, prepared)
     breaches += _finish(cell, prepared)
+    cell.control.off()
+    breaches += durability.breaches(cell.control.calls(), durability.layout(cell.machines), stood)
     return Strike(prepared.subject.id, point, how, was_reached, victims, breaches, time.monotonic() - began)
 
 
