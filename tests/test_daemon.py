@@ -24,7 +24,7 @@ from hung_mount import hung
 from running_chain import LIMIT_S, SHIPPED, children_of, put_flag, with_steps
 from world import World
 
-from dataflow.lib import context, daemon, flag, lock, place
+from dataflow.lib import checksum, context, daemon, flag, lock, place
 from dataflow.lib.context import Requests
 from dataflow.lib.custody import flags_folder, open_folder, outbox
 from dataflow.lib.daemon import Chain
@@ -433,6 +433,19 @@ def test_a_flag_is_not_at_fault_when_its_manifest_cannot_be_kept(own: Own) -> No
         part.rmdir()
         chain.run(watch)
     assert not path.exists() and (open_folder(here) / path.name).exists()
+
+
+def test_a_manifest_that_a_killed_daemon_kept_is_durable_before_its_flag_goes(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = own.world([own.step("a")])
+    here = made.here("site-linux")
+    path = put_flag(here, "borealis", [Entry("20261101.1400.00.sas.0.rawacf.h5", 5, "0" * 64)])
+    open_folder(here).mkdir(parents=True)
+    (open_folder(here) / path.name).write_bytes(path.read_bytes())
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(checksum, "sync_folder", lambda folder: synced.append((folder, path.exists())))
+    with chain_of(made) as (chain, watch):
+        chain.run(watch)
+    assert (open_folder(here), True) in synced and not path.exists()
 
 
 @pytest.mark.parametrize("does", ["looks", "asks"])

@@ -132,6 +132,8 @@ class Chain:
         manifest = open_folder(self.ctx.here) / found.file_name
         if not manifest.exists():
             place.write_whole(manifest, found.encode())
+        elif path != manifest:
+            place.sync_folders([manifest.parent])  # who kept it may have been killed before this
         return True
 
     def _set_aside(self, path: Path, error: BadFile) -> None:
