@@ -82,8 +82,12 @@ def test_partials_that_nobody_resumes_are_removed(machines: Machines) -> None:
     partials = machines.here("campus").folder("incoming") / transfer.PARTIALS
     useless = put(partials / NAME, b"a raw", at(0))
     resumed = put(partials / NAME.replace(".sas.0.", ".sas.1."), b"a raw", at(0))
+    incoming = partials.parent
+    old = [put(incoming / folder / f".{NAME}.Ab12cD", b"a raw", at(0)) for folder in ("", ".logs/send_flag")]
+    new = [put(path.with_name(f".{NAME}.Ef34gH"), b"a raw", utc_now()) for path in old]
     accept(machines)
     assert not useless.exists() and resumed.exists()
+    assert not any(path.exists() for path in old) and all(path.exists() for path in new)
 
 
 def test_file_sent_again_is_a_duplicate_wherever_it_has_come_to(machines: Machines) -> None:

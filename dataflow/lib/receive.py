@@ -297,14 +297,18 @@ def _take_log(source: Path, final: Path) -> bool:
 
 def _logs_sent(ctx: Context) -> list[Path]:
     """The logs in ``incoming/.logs`` with names of logs of this radar and of hosts before this one; no link is followed."""
-    mirror = ctx.folder("incoming") / LOGS_FOLDER
     hosts = "|".join(map(re.escape, ctx.here.upstream))
     found: list[Path] = []
-    for folder in sorted(mirror.iterdir()) if _is_folder(mirror) else ():
-        if _STEP_NAME.fullmatch(folder.name) and _is_folder(folder):
+    for folder in _log_folders(ctx):
+        if _STEP_NAME.fullmatch(folder.name):
             grammar = re.compile(rf"\d{{8}}\.{ctx.here.radar}\.{re.escape(folder.name)}\.({hosts})\.jsonl", re.ASCII)
             found += [path for path in place.scan(folder) if grammar.fullmatch(path.name) and place.is_regular(path)]
     return found
+
+
+def _log_folders(ctx: Context) -> list[Path]:
+    mirror = ctx.folder("incoming") / LOGS_FOLDER
+    return sorted(filter(_is_folder, mirror.iterdir())) if _is_folder(mirror) else []
 
 
 def _is_folder(path: Path) -> bool:
@@ -319,13 +323,14 @@ def _same_stamp(source: Path, final: Path) -> bool:
 
 
 def _remove_useless_partials(ctx: Context) -> None:
-    """Remove what broken transfers left in ``incoming`` and nobody will resume.
+    """Remove what broken transfers left in ``incoming``, and in its folders of logs, and nobody will resume.
 
     A hidden temporary file goes after a week; a resumed transfer would be done by then. So does a partial, and at once when
     its file lies here: the rsync of a lost connection may notice only after the next try is done, and keeps what it had.
     """
     horizon = time.time() - _STALE_PARTIAL_S
-    for path in ctx.folder("incoming").glob(".*.??????"):
+    temporary = [path for folder in (ctx.folder("incoming"), *_log_folders(ctx)) for path in folder.glob(".*.??????")]
+    for path in temporary:
         with suppress(FileNotFoundError):  # the rsync of the next batch renames its own
             if place.is_regular(path) and path.stat().st_mtime < horizon:
                 path.unlink()
