@@ -112,8 +112,8 @@ class Account:
 
     @property
     def waiting(self) -> int:
-        """How many files were found and not begun, or left out by a stop."""
-        return len(self._rest)
+        """How many files were found and have no outcome: not begun, left out by a stop, or ended before it was recorded."""
+        return len(self._rest) + self.found - self.ledger.counts.total()
 
     def _require_part(self) -> None:
         parts = getattr(self._module, "PARTS", {})
@@ -327,7 +327,7 @@ def _close(account: Account, code: Exit, seconds: float) -> Exit:
     counts = {word: account.ledger.counts[word] for word in OUTCOMES}
     try:
         ctx.log.write(
-            "end", found=account.found, waiting=account.waiting, **counts, bytes=account.ledger.bytes,
+            "end", found=sum(counts.values()), waiting=account.waiting, **counts, bytes=account.ledger.bytes,
             seconds=round(seconds, 3), exit=int(code), reason=account.problem, free=account.free or None,
         )  # fmt: skip
         ctx.log.sync()

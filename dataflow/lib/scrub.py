@@ -146,7 +146,7 @@ class _Scrub:
         is_left_over = self._counts["kept"] or self._counts["quarantined"] or self.found.problem
         code = Exit.LEFT_OVER if is_left_over else Exit.ACCOUNTED
         self.ctx.log.write(
-            "end", found=self._counts.total() + self.found.waiting, waiting=self.found.waiting,
+            "end", found=self._counts.total(), waiting=self.found.waiting,
             **{word: self._counts[word] for word in OUTCOMES}, bytes=self.found.bytes,
             seconds=round(time.monotonic() - started, 3), exit=int(code), reason=self.found.problem,
         )  # fmt: skip
