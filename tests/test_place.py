@@ -127,6 +127,13 @@ def test_somebody_else_makes_the_folder_first(here, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == ["a"]
 
 
+def test_a_group_that_is_not_ours_to_give_leaves_no_part(here, monkeypatch):
+    monkeypatch.setattr(place, "own", mock.Mock(side_effect=PermissionError))
+    with pytest.raises(PermissionError):
+        place.make_folder(here, here.folder("work"))
+    assert not [path for path in here.folder("work").parent.iterdir() if path.name.startswith(".work.")]
+
+
 def test_publishing_overwrites_nothing(tmp_path):
     (tmp_path / ".x.part").write_text("new")
     (tmp_path / "x").write_text("old")

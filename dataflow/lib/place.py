@@ -124,8 +124,8 @@ def make_folder(here: Here, folder: Path) -> None:
     for missing in _missing(folder):
         part = missing.with_name(f".{missing.name}.{secrets.token_hex(8)}.part")
         part.mkdir(0o700)
-        own(here, part, here.dir_mode)
         try:
+            own(here, part, here.dir_mode)
             part.rename(missing)
         except OSError:
             part.rmdir()
