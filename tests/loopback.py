@@ -136,11 +136,20 @@ class Machines:
             complaints.seek(0)
             return code, complaints.read().decode("utf-8", "replace"), out.read()
 
-    def receive(self, verb: str, stdin: bytes = b"", host: str = "campus", sender: str = "site-linux", radar: str = "sas") -> Run:
+    def receive(
+        self,
+        verb: str,
+        stdin: bytes = b"",
+        host: str = "campus",
+        sender: str = "site-linux",
+        radar: str = "sas",
+        *,
+        overrides: Sequence[str] = (),
+    ) -> Run:
         """`dataflow receive`, as the sender's key starts it; the answers are in `stdout`, one JSON a line."""
         before = len(self.records("receive", host, radar))
         words = ["receive", "--host", host, "--radar", radar, "--from", sender]
-        code, said, stdout = self.dataflow(words, stdin=stdin, SSH_ORIGINAL_COMMAND=verb)
+        code, said, stdout = self.dataflow(words, stdin=stdin, overrides=overrides, SSH_ORIGINAL_COMMAND=verb)
         return Run(code, said, self.records("receive", host, radar)[before:], stdout)
 
     def let_in(self, command: Path) -> None:

@@ -113,6 +113,37 @@ def test_a_folder_is_there_only_with_its_mode(here, monkeypatch):
     assert folder.stat().st_mode & 0o7777 == here.dir_mode
 
 
+def test_a_folder_half_made_by_a_killed_run_is_taken_over(here):
+    folder = here.folder("work") / "a"
+    folder.parent.mkdir()
+    place.part_of(folder).mkdir(0o700)
+    place.make_folder(here, folder, 0o2750)
+    assert folder.stat().st_mode & 0o7777 == 0o2750
+    assert [path.name for path in folder.parent.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("stand", [lambda part: part.touch(), lambda part: part.symlink_to("/")], ids=["file", "link"])
+def test_what_is_in_the_way_of_a_new_folder_is_named_and_stays(here, stand):
+    folder = here.folder("work")
+    stand(place.part_of(folder))
+    with pytest.raises(OSError, match=r"in the way of a new folder.*\.work\.part"):
+        place.make_folder(here, folder)
+    assert os.path.lexists(place.part_of(folder)) and not folder.exists()
+
+
+def test_the_mode_that_is_asked_for_is_that_of_the_folder_alone(here):
+    folder = here.folder("work") / "a"
+    place.make_folder(here, folder, 0o2770)
+    assert [each.stat().st_mode & 0o7777 for each in (folder.parent, folder)] == [here.dir_mode, 0o2770]
+
+
+def test_a_group_that_nobody_knows_is_tried_again_later(tmp_path):
+    here = world.make(tmp_path, ["hosts.site-linux.group=no-such-group"]).here("site-linux")
+    with pytest.raises(TryLater, match=r"no-such-group of site-linux is not known.*getent group no-such-group"):
+        place.make_folder(here, here.folder("work"))
+    assert not list(here.folder("work").parent.glob("*work*"))
+
+
 def test_somebody_else_makes_the_folder_first(here, monkeypatch):
     folder = here.folder("work") / "a"
     folder.parent.mkdir()

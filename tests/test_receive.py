@@ -90,6 +90,26 @@ def test_partials_that_nobody_resumes_are_removed(machines: Machines) -> None:
     assert not any(path.exists() for path in old) and all(path.exists() for path in new)
 
 
+def test_temporaries_go_also_where_only_logs_are_sent(machines: Machines) -> None:
+    incoming = machines.here("campus").folder("incoming")
+    old = put(incoming / ".logs/send_flag" / f".{NAME}.Ab12cD", b"a line", at(0))
+    assert answers(machines.receive("logs"))[0]["outcome"] == "done"
+    assert not old.exists()
+
+
+def test_unknown_group_keeps_what_arrives_and_says_what_to_do(machines: Machines) -> None:
+    entry = entry_of(arrive(machines))
+    done = machines.receive("accept", manifest(entry.document()), overrides=["hosts.campus.group=no-such-group"])
+    (answer,) = answers(done)
+    assert done.code == 0 and answer["outcome"] == "kept" and "getent group no-such-group" in answer["reason"]
+    assert accept(machines, entry)[NAME]["outcome"] == "done"
+
+
+def test_what_arrives_lies_in_a_folder_closed_to_others(machines: Machines) -> None:
+    machines.receive("hello")
+    assert machines.here("campus").folder("incoming").stat().st_mode & 0o7777 == 0o2770
+
+
 def test_file_sent_again_is_a_duplicate_wherever_it_has_come_to(machines: Machines) -> None:
     """In holding, in data, in the archive, after the partners emptied staging, and in quarantine."""
     content = made(0)[0]

@@ -6,16 +6,17 @@ Parts are hidden (leading dot), so that no scan and no reader takes them for fil
 
 from __future__ import annotations
 
+import errno
 import grp
 import itertools
 import os
 import pwd
-import secrets
 import shutil
 import stat
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +120,33 @@ def part_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def make_folder(here: Here, folder: Path) -> None:
-    """Create a folder and its missing parents, durably; each is there only with the host's mode and group."""
+def make_folder(here: Here, folder: Path, mode: int | None = None) -> None:
+    """Create a folder and its missing parents, durably; each is there only with the host's group and mode, or the one given.
+
+    Raises:
+        TryLater: the configured group is not known.
+        OSError: it cannot be made.
+    """
     for missing in _missing(folder):
-        part = missing.with_name(f".{missing.name}.{secrets.token_hex(8)}.part")
-        part.mkdir(0o700)
-        try:
-            own(here, part, here.dir_mode)
-            part.rename(missing)
-        except OSError:
-            part.rmdir()
-            if not missing.is_dir():  # or else somebody was quicker
-                raise
+        _make_one(here, missing, here.dir_mode if mode is None or missing != folder else mode)
     _sync_names(folder)
+
+
+def _make_one(here: Here, folder: Path, mode: int) -> None:
+    """Create one folder with its mode from the beginning, taking over what a killed run has half made."""
+    part = part_of(folder)
+    with suppress(FileExistsError):
+        part.mkdir(0o700)
+    try:
+        if not stat.S_ISDIR(part.lstat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "it is in the way of a new folder, and none: remove it", str(part))
+        own(here, part, mode)
+        part.rename(folder)
+    except (OSError, TryLater):
+        with suppress(OSError):
+            part.rmdir()
+        if not folder.is_dir():  # or else somebody was quicker
+            raise
 
 
 def make_own_folder(folder: Path) -> None:
@@ -167,9 +182,19 @@ def _may_be_new(folder: Path) -> bool:
 
 
 def own(here: Here, path: Path, mode: int) -> None:
-    """Give a file or folder the configured group and mode."""
+    """Give a file or folder the configured group and mode.
+
+    Raises:
+        TryLater: no such group is known: a directory service that does not answer is no reason to give a file to others.
+    """
     if here.host.group is not None:
-        shutil.chown(path, group=here.host.group)
+        try:
+            shutil.chown(path, group=here.host.group)
+        except LookupError as error:
+            raise TryLater(
+                f"the group {here.host.group} of {here.host_name} is not known on this machine, so {path.name} cannot be given "
+                f"to it: does its directory service answer (getent group {here.host.group})? If so, correct config.yaml"
+            ) from error
     path.chmod(mode)
 
 

@@ -75,10 +75,7 @@ def _hello(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answer]]:
 
 def _make_incoming(ctx: Context) -> None:
     """Make the folder of what arrives, closed to others: what lies there is nothing yet, with a mode that the sender chose."""
-    incoming = ctx.folder("incoming")
-    if not incoming.is_dir():
-        place.make_folder(ctx.here, incoming)
-        place.own(ctx.here, incoming, ctx.here.dir_mode & ~0o007)
+    place.make_folder(ctx.here, ctx.folder("incoming"), ctx.here.dir_mode & ~0o007)
 
 
 def _room(ctx: Context) -> Answer:
@@ -265,6 +262,7 @@ def _take_logs(ctx: Context, sender: str, content: bytes) -> Iterator[list[Answe
     Raises:
         TryLater: some of them cannot be written there; the others were taken, and a person here is told.
     """
+    _remove_useless_partials(ctx)  # where logs alone are sent nobody else does
     taken, failed = 0, ""
     for source in _logs_sent(ctx):
         if source.stat().st_size > LOG_BYTES_MAX:
