@@ -54,7 +54,7 @@ class Ledger:
         ctx, self._settled_at = self._ctx, time.monotonic()
         if not self._open:
             return
-        outcomes = [self._quarantined(_if_unchanged(outcome)) for outcome in self._open]
+        outcomes = [self._quarantined(_kept_if_changed(outcome)) for outcome in self._open]
         self._open = []
         ctx.custody.admit([entry for o in outcomes for entry in o.admit], ctx.here.host_name)
         if delivered := [entry for o in outcomes for entry in o.deliver]:
@@ -63,6 +63,9 @@ class Ledger:
             self.record(outcome)
         ctx.log.sync()
         for outcome in outcomes:
+            if outcome.release and not _is_unchanged(outcome):
+                self._tell_changed(outcome.file)
+                continue
             for source in outcome.release:
                 place.release(source)
 
@@ -88,6 +91,12 @@ class Ledger:
         if outcome.outcome == "quarantined" and isinstance(outcome.destination, Path):  # another host tells what it set aside
             message = f"quarantined {name}: {outcome.reason}"
             alert.tell(ctx.log, message, file=name, kind=outcome.kind, destination=destination)
+
+    def _tell_changed(self, file: Path) -> None:
+        """Of a source that changed while its records were made durable: what it was is safe, the next run sees the rest."""
+        message = f"{names.printable(file.name)} changed after it was recorded, so it stays: has the radar written more of it?"
+        self._ctx.say(message)
+        alert.tell(self._ctx.log, message, file=names.printable(file.name))
 
     def tell_long_kept(self) -> None:
         """One alert for all files that runs have had to keep for long: each try for itself looks as if the next may succeed."""
@@ -121,8 +130,12 @@ class Ledger:
         return replace(outcome, kind=kind, reason=reason, destination=where, release=(*outcome.release, outcome.file))
 
 
-def _if_unchanged(outcome: Outcome) -> Outcome:
+def _kept_if_changed(outcome: Outcome) -> Outcome:
     """An outcome that still holds: of a source that has grown since it was read, the rest is nowhere else."""
-    if outcome.stamp is None or checksum.is_still(outcome.file, outcome.stamp):
+    if _is_unchanged(outcome):
         return outcome
     return kept(outcome.file, "it changed after it was read: has the radar written more of it?")
+
+
+def _is_unchanged(outcome: Outcome) -> bool:
+    return outcome.stamp is None or checksum.is_still(outcome.file, outcome.stamp)
