@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from dataflow.lib import alert, checksum, copy, custody, names, place
-from dataflow.lib.config import Target
 from dataflow.lib.context import Context
 from dataflow.lib.errors import BadFile, TryLater
 from dataflow.lib.flag import Entry
@@ -33,7 +32,7 @@ from dataflow.lib.step import Outcome, attempt, bad, done, kept, trouble
 KINDS = frozenset({Kind.DMAP, Kind.RAWACF})
 ROOTS = ("sddata", "archive", "staging")
 PLACES = {Kind.DMAP: ("to_archive", "archive_dmap"), Kind.RAWACF: ("to_archive", "archive_hdf5")}
-SPECIAL = "special"
+SPECIAL, ARCHIVE = "special", "archive"
 Action = dict[str, Any]
 
 
@@ -143,71 +142,85 @@ def _targets_of(ctx: Context, entry: Entry) -> list[str]:
 
 def _empty_queues(ctx: Context, path: Path, name: Name, entry: Entry) -> Outcome:
     """Bring the file to each place that it is queued for; one that fails is tried again by the next run."""
-    actions: list[Action] = []
     missing: list[str] = []
-    for target in (*ctx.flow.distribute.targets, SPECIAL, "archive"):
+    archived: Path | None = None
+    for target in (*ctx.flow.distribute.targets, SPECIAL, ARCHIVE):
         try:
-            where = _bring(ctx, target, name, entry)
+            archived = _bring(ctx, target, name, entry)
         except (TryLater, OSError) as error:
             missing.append(f"{target}: {trouble(error)}")
-            continue
-        if where is not None:
-            actions.append({"action": _word(target), "target": target, "destination": str(where), "sha256": entry.sha256})
-    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "actions": tuple(actions)}
+    actions = (_action(ARCHIVE, archived, entry),) if archived is not None else ()
+    common: dict[str, Any] = {"bytes": entry.size, "sha256": entry.sha256, "parent": entry.parent, "actions": actions}
     if missing:
         return kept(path, "; ".join(missing), **common)
-    archived = next((action["destination"] for action in actions if action["target"] == "archive"), None)
+    destination = str(archived) if archived is not None else None
     queued = ctx.folder("to_archive") / name.text
-    return done(path, "archived" if name.is_hdf5 else "distributed", destination=archived, release=(queued,), **common)
+    return done(path, "archived" if name.is_hdf5 else "distributed", destination=destination, release=(queued,), **common)
 
 
 def _bring(ctx: Context, target: str, name: Name, entry: Entry) -> Path | None:
-    """Empty one queue of one file; returns where the file went, or None when it was not queued there.
+    """Empty one queue of one file; returns where it lies in the archive, if it was queued for that.
 
     The archive's queue is emptied by the runner, once the record is durable.
     """
     queued = _queue(ctx, target) / name.text
     if target in ctx.flow.distribute.targets:
-        return _stage(ctx, ctx.flow.distribute.targets[target], queued, entry)
+        _stage(ctx, target, queued, entry)
+        return None
     if not queued.exists():
         return None
     if target == SPECIAL:
         final = ctx.folder("special", name.time) / name.text
         copy.copy_to(ctx.here, queued, [final], expected_sha256=entry.sha256)
+        _record(ctx, target, queued, final, entry)
         place.release(queued)
-    else:
-        final = ctx.folder("archive_hdf5" if name.is_hdf5 else "archive_dmap", name.time) / name.text
-        copy.add_name(ctx.here, queued, final, entry.sha256)
-        place.sync_folders([final.parent])
+        return None
+    final = ctx.folder("archive_hdf5" if name.is_hdf5 else "archive_dmap", name.time) / name.text
+    copy.add_name(ctx.here, queued, final, entry.sha256)
+    place.sync_folders([final.parent])
     return final
 
 
-def _stage(ctx: Context, target: Target, queued: Path, entry: Entry) -> Path | None:
+def _stage(ctx: Context, target: str, queued: Path, entry: Entry) -> None:
     """Copy made ready and verified, then out of the queue, then into staging: killed anywhere, no step is done twice."""
-    staging = ctx.here.path(target.folder)
+    settings = ctx.flow.distribute.targets[target]
+    staging = ctx.here.path(settings.folder)
     ready = _ready_folder(staging) / queued.name
     if queued.exists():
-        copy.make_ready(ctx.here, queued, ready, entry.sha256, target.link)
-        place.check_root(ctx.here, target.folder.partition("/")[0])  # unmounted meanwhile, the copy lies below the mount point
+        copy.make_ready(ctx.here, queued, ready, entry.sha256, settings.link)
+        place.check_root(ctx.here, settings.folder.partition("/")[0])  # unmounted meanwhile, the copy lies below the mount point
         queued.unlink()
         checksum.sync_folder(queued.parent)
     final = staging / queued.name
     if not ready.exists():
         if os.path.lexists(final):  # the run that handed it over may have been killed before it had synced the name
             place.sync_folders([staging])
-        return None
+        return
     place.make_folder(ctx.here, staging)
     if os.path.lexists(final):  # what this campus distributes comes there by this step, so nothing comes before the rename
         raise TryLater(f"{final} is there already: it is staged when the partner has taken that, or a person has removed it")
+    _record(ctx, target, queued, final, entry)
     ready.rename(final)
     place.sync_folders([staging, ready.parent])
-    return final
+
+
+def _record(ctx: Context, target: str, queued: Path, final: Path, entry: Entry) -> None:
+    """Record durably where a file goes before nothing is left to do about it: no later run would know of it.
+
+    Killed right after this, the next run records the same once more.
+    """
+    ctx.log.write("action", file=entry.name, source=str(queued.parent), **_action(target, final, entry))
+    ctx.log.sync()
+
+
+def _action(target: str, final: Path, entry: Entry) -> Action:
+    return {"action": _word(target), "target": target, "destination": str(final), "sha256": entry.sha256}
 
 
 def _queues(ctx: Context) -> list[Path]:
     """Every folder in which a file may wait: the queues, and the copies that were made ready but not yet handed over."""
     targets = ctx.flow.distribute.targets
-    queues = [_queue(ctx, target) for target in (*targets, SPECIAL, "archive")]
+    queues = [_queue(ctx, target) for target in (*targets, SPECIAL, ARCHIVE)]
     return queues + [_ready_folder(ctx.here.path(target.folder)) for target in targets.values()]
 
 
@@ -221,7 +234,7 @@ def _ready_folder(staging: Path) -> Path:
 
 
 def _word(target: str) -> str:
-    return {"archive": "archived", SPECIAL: "special experiment"}.get(target, "staged")
+    return {ARCHIVE: "archived", SPECIAL: "special experiment"}.get(target, "staged")
 
 
 def _watch_staging(ctx: Context) -> None:
