@@ -82,6 +82,8 @@ def _picture(ctx: Context, source: Path, name: Name, worker: Crew) -> Entry:
             ctx.custody.admit([entry], ctx.here.host_name)
             place.own(ctx.here, scratch, ctx.here.file_mode)
             copy.move(ctx.here, scratch, final, entry.sha256)
+        else:
+            checksum.sync_folder(existing.parent)  # who put it there may have been killed before he had synced its name
         return entry
     finally:
         scratch.unlink(missing_ok=True)

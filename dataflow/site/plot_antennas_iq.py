@@ -92,11 +92,13 @@ def _put_in_place(ctx: Context, source: Path, pictures: Sequence[Path]) -> list[
     entries = [Entry(p.name, p.stat().st_size, checksum.sha256(p), parent=parent, by="plot_antennas_iq") for p in pictures]
     to_send = [e for e in entries if _kind(e.name) is not Kind.PLOT_FULL and not (ctx.folder("daily_plots") / e.name).exists()]
     ctx.custody.admit(to_send, ctx.here.host_name)
-    for picture, entry in zip(pictures, entries, strict=True):
-        folder = ctx.folder("full_size_plots" if _kind(entry.name) is Kind.PLOT_FULL else "daily_plots")
-        if not (folder / entry.name).exists():
+    finals = [ctx.folder("full_size_plots" if _kind(e.name) is Kind.PLOT_FULL else "daily_plots") / e.name for e in entries]
+    there = [final for final in finals if final.exists()]
+    for picture, entry, final in zip(pictures, entries, finals, strict=True):
+        if final not in there:
             checksum.sync_file(picture)
-            copy.move(ctx.here, picture, folder / entry.name, entry.sha256)
+            copy.move(ctx.here, picture, final, entry.sha256)
+    place.sync_folders(final.parent for final in there)  # who put them there may have been killed before he had synced the names
     return entries
 
 
