@@ -23,6 +23,8 @@ SOURCE = Path(__file__).with_name("preload.c")
 PROCESSES = 8192
 LOG_BYTES = 192 << 20
 LIMIT_S = 40.0
+FIELDS = 13
+"""Of a recorded line, ended by tabs, of which there are none within."""
 How = Literal["caller", "near", "far"]
 HOW: tuple[How, ...] = ("caller", "near", "far")
 _OFF, _RECORD = range(2)
@@ -111,11 +113,6 @@ class Control:
         struct.pack_into("<I", self._map, _MODE, _OFF)
 
     @property
-    def counted(self) -> int:
-        """How many calls were counted since the last order."""
-        return int(self._head()[0])
-
-    @property
     def was_reached(self) -> bool:
         """Whether the point of the last order was reached."""
         return int(self._head()[5]) != 0
@@ -130,8 +127,8 @@ class Control:
         used = self._head()[9]
         if used > LOG_BYTES:
             raise RuntimeError(f"{used} bytes were recorded, there is room for {LOG_BYTES}")
-        lines = self._map[_LOG : _LOG + used].decode("utf-8", "surrogateescape").split("\n")
-        return sorted((_call(line) for line in lines if line), key=lambda call: call.number)
+        lines = whole_lines(self._map[_LOG : _LOG + used].decode("utf-8", "surrogateescape"))
+        return sorted(map(_call, lines), key=lambda call: call.number)
 
     def alive(self) -> Iterator[tuple[int, str]]:
         """Process id and role of every watched process that runs."""
@@ -162,7 +159,8 @@ class Control:
 
     def _order(self, how: How, occurrence: int) -> None:
         self._write_text(_DAY, 16, f"{datetime.now(UTC):%Y%m%d}")
-        processes = self._head()[7]
+        processes, used = self._head()[7], min(self._head()[9], LOG_BYTES)
+        self._map[_LOG : _LOG + used] = bytes(used)
         _HEAD.pack_into(self._map, 0, 0, _OFF, HOW.index(how), 0, occurrence, 0, 0, processes, 0, 0, LOG_BYTES)
         struct.pack_into("<I", self._map, _MODE, _RECORD)
 
@@ -174,6 +172,16 @@ class Control:
         if len(content) >= size:
             raise ValueError(f"longer than {size} bytes: {text!r}")
         self._map[at : at + size] = content.ljust(size, b"\0")
+
+
+def whole_lines(text: str) -> Iterator[str]:
+    """The lines of a recording without those of which the writer was killed over them.
+
+    Room for a line is taken before it is written. What such a line lacks of it are zeros, also at its end, so that the next
+    line follows them; a piece of a line has fewer fields.
+    """
+    lines = (line.rpartition("\0")[2] for line in text.split("\n"))
+    return (line for line in lines if line.count("\t") == FIELDS - 1)
 
 
 def points(calls: Iterable[Call]) -> list[Point]:
@@ -190,7 +198,7 @@ def points(calls: Iterable[Call]) -> list[Point]:
 
 
 def _call(line: str) -> Call:
-    fields = line.split("\t", 12)
+    fields = line.split("\t")
     number, ended, process, inode, size, result = (int(fields[n]) for n in (0, 1, 2, 9, 10, 11))
     return Call(
         number,

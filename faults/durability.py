@@ -13,6 +13,8 @@ had made it, so the run after it must make good what it takes for granted. Each 
                         after it was dropped from the page cache
     record before removal   a step's file leaves the last folder where it waits only when the record of it is durable
     outbox before removal   what was delivered goes only when a durable flag in the outbox lists it
+    manifest before flag    a flag that came in goes only when its manifest is kept, durably
+    name in the end     when all is done every name is durable, whoever gave it
 """
 
 from __future__ import annotations
@@ -74,6 +76,8 @@ class Layout:
     words: frozenset[Path]
     """Folders of flags: the outbox, what came in, what is open."""
     outboxes: frozenset[Path]
+    arrivals: Mapping[Path, Path]
+    """For each folder in which flags come in, the one in which their manifests are kept."""
     waiting: Mapping[Path, frozenset[Path]]
     """For each root of a host, the folders in which files wait for a step of that host."""
 
@@ -111,6 +115,7 @@ def layout(machines: Machines) -> Layout:
         frozenset(h.folder("work") for h in heres if "work" in h.folder_texts),
         frozenset(folder for folders in flags for folder in folders),
         frozenset(outbox for outbox, _, _ in flags),
+        {arrived: kept for _, arrived, kept in flags},
         {root: frozenset(folders) for root, folders in waiting.items()},
     )
 
@@ -131,6 +136,7 @@ def breaches(calls: Iterable[Call], where: Layout, before: Mapping[Path, tuple[i
     for call in sorted(calls, key=lambda call: (call.ended, call.number)):
         if call.result >= 0 or call.name == "connect":
             found += disk.replay(call)
+    found += disk.unsynced_in_the_end()
     return list(dict.fromkeys(found))
 
 
@@ -148,6 +154,8 @@ class _Disk:
         self.listed: dict[str, set[Path]] = defaultdict(set)
         """File names in flags, by the path of the flag."""
         self.texts: dict[int, str] = {}
+        self.kept = {path for path in before if path.parent in where.arrivals.values()}
+        """Manifests that have been durable, also those that are closed by now."""
 
     def replay(self, call: Call) -> Iterator[str]:
         path, other = Path(call.path), Path(call.other)
@@ -171,6 +179,12 @@ class _Disk:
             self.pending.pop(path, None)
         elif call.name == "unlink":
             yield from self._removed(call, path)
+
+    def unsynced_in_the_end(self) -> Iterator[str]:
+        """The names that a loss of power could still take back when nobody is at work any more."""
+        for name in self.names:
+            if self.where.kind(name) in ("data", "word") and not self._is_durable(name):
+                yield f"name in the end: nobody has synced the name {self._short(name)}"
 
     def _opened(self, call: Call, path: Path) -> None:
         if path not in self.names or self.names[path] != call.inode:
@@ -201,6 +215,8 @@ class _Disk:
             self.files[call.inode].is_durable = True
         for name in [name for name in self.pending if name.parent == path]:
             del self.pending[name]
+        if path in self.where.arrivals.values():
+            self.kept |= {name for name in self.names if name.parent == path and self._is_durable(name)}
 
     def _named(self, call: Call, path: Path, final: Path) -> Iterator[str]:
         inode = self.names.get(path, call.inode)
@@ -224,6 +240,9 @@ class _Disk:
         inode = self.names.pop(path, 0)
         self.pending.pop(path, None)
         kind = self.where.kind(path)
+        kept_in = self.where.arrivals.get(path.parent)
+        if kept_in is not None and path.suffix == ".flag" and kept_in / path.name not in self.kept:
+            yield f"manifest before flag: {call.role} removes {call.shown} before its manifest is kept"
         is_flag = path.parent in self.where.outboxes
         if kind not in ("data", "incoming") and not is_flag:
             return

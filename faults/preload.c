@@ -295,7 +295,7 @@ static void tell(const struct call *call, int64_t result, const char *text, size
     if (text_bytes > TOLD) text_bytes = TOLD;
     for (size_t n = 0; n < text_bytes && used < (int)sizeof line - 3; n++) {
         char c = text[n];
-        line[used++] = c == '\n' || c == '\t' ? ' ' : c;
+        line[used++] = c == '\n' || c == '\t' || !c ? ' ' : c;
     }
     line[used++] = '\n';
     uint64_t at = atomic_fetch_add(&control->log_bytes, (uint64_t)used);

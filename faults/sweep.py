@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,7 @@ from step_cases import CASES, Case
 from dataflow.lib import custody, summary
 from dataflow.lib.config import Here
 from dataflow.lib.flag import VERSION
-from dataflow.lib.step import OUTCOMES
-from faults import durability
+from faults import durability, invariants
 from faults.cell import Cell
 from faults.control import Call, How, Point, points
 
@@ -243,16 +242,14 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterat
 
 
 def of_records(heres: Iterable[Here]) -> Iterator[str]:
-    """Every line of the logs can be read, or was torn by a kill; every run has one start, at most one end, and adds up."""
+    """Every run has at most one end, which counts the files that its records tell of."""
     for here in heres:
-        for log in sorted(here.logs.glob("*/summary/*/*/*.jsonl")):
-            ends: dict[str, int] = defaultdict(int)
-            for record in summary.records([log]):
-                if record["event"] == "end":
-                    ends[record["run"]] += 1
-                    if record["found"] != sum(record[word] for word in OUTCOMES):
-                        yield f"the counts of {record['run']} in {log.name} do not add up: {json.dumps(record)}"
-            yield from (f"{run} has {count} ends in {log.name}" for run, count in ends.items() if count > 1)
+        told = list(summary.records(sorted(here.logs.glob("*/summary/*/*/*.jsonl"))))
+        ends = Counter((record["step"], record["run"]) for record in told if record["event"] == "end")
+        yield from (
+            f"{step} on {here.host_name} has {count} ends of the run {run}" for (step, run), count in ends.items() if count > 1
+        )
+        yield from (f"on {here.host_name} {count}" for count in invariants.miscounted(told))
 
 
 def remove_old_partials(machines: Machines, subject: Subject) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from faults import cell, durability, sweep
+from dataflow.lib import summary
+from dataflow.lib.step import OUTCOMES
+from faults import cell, durability, invariants, sweep
 from faults.__main__ import SUBJECTS, Result, table
 from faults.cell import Cell
-from faults.control import Point
+from faults.control import FIELDS, Point, whole_lines
 from faults.sweep import Prepared
 
 KILLS_OF_A_STEP, KILLS_OF_A_DAEMON = 4, 2
@@ -67,6 +70,9 @@ class Mutation:
 
 
 RELEASE = """        for outcome in outcomes:
+            if outcome.release and not _is_unchanged(outcome):
+                self._tell_changed(outcome.file)
+                continue
             for source in outcome.release:
                 place.release(source)
 """
@@ -129,6 +135,13 @@ MUTATIONS = (
         kills=("receive flag", "open to write", "flags/", "is nowhere"),
     ),
     Mutation(
+        id="a flag goes before its manifest is kept",
+        module="lib/daemon.py",
+        texts=(("            place.write_whole(manifest, found.encode())\n", "            pass\n"),),
+        subject="daemon site-linux",
+        calls="manifest before flag: daemon site-linux",
+    ),
+    Mutation(
         id="a file is written under its final name",
         module="campus/convert_on_campus.py",
         texts=(
@@ -145,9 +158,9 @@ MUTATIONS = (
         id="a file leaves a target's queue before its copy is ready",
         module="campus/distribute_borealis_data.py",
         texts=(
-            ("        copy.make_ready(ctx.here, queued, ready, entry.sha256, target.link)\n",
+            ("        copy.make_ready(ctx.here, queued, ready, entry.sha256, settings.link)\n",
              "        aside = queued.rename(queued.with_name('.aside'))\n"
-             "        copy.make_ready(ctx.here, aside, ready, entry.sha256, target.link)\n"),
+             "        copy.make_ready(ctx.here, aside, ready, entry.sha256, settings.link)\n"),
             ("        queued.unlink()\n", "        aside.unlink()\n"),
         ),
         subject="distribute_borealis_data",
@@ -202,9 +215,36 @@ def until(wanted: str, breaches: Iterator[str]) -> Iterator[str]:
             return
 
 
+def test_of_lines_over_which_their_writers_were_killed_nothing_is_read() -> None:
+    line = "\t".join(map(str, range(FIELDS)))
+    lost, torn, headless = "\0" * 40, line[:9] + "\0" * 20, "\0" * 3 + line[3:] + "\n"
+    assert list(whole_lines(f"{line}\n{lost}{line}\n{torn}{line}\n{headless}{line}\n{lost}")) == [line] * 4
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"done": 2, "kept": 1, "skipped": 1}, False),
+        ({"done": 2, "kept": 1, "skipped": 3}, False),
+        ({"done": 1, "kept": 2, "skipped": 1}, True),
+        ({"done": 2, "kept": 1, "skipped": 0}, True),
+        ({"done": 2, "kept": 1, "skipped": 1, "quarantined": 1}, True),
+    ],
+)
+def test_the_counts_of_a_run_are_compared_with_its_records(counts: dict[str, int], told: bool) -> None:
+    run = {"step": "convert", "run": "r"}
+    files = [{**run, "event": "file", "outcome": word} for word in ("done", "done", "kept", "skipped")]
+    other = [{**run, "step": "receive", "event": "file", "outcome": "done"}]
+    end = {**run, "event": "end", **dict.fromkeys(OUTCOMES, 0), **counts, "found": sum(counts.values())}
+    assert bool(list(invariants.miscounted([*files, *other, end]))) is told
+    assert list(invariants.miscounted([*files, {**end, "found": end["found"] + 1}]))
+
+
 LEFT_BEHIND = {
     "rsync_to_nas": ("var/log/dataflow", "the folder of its records is there, but not synced"),
     "distribute_borealis_data": ("staging/vt", "the file is handed over, its name is not synced"),
+    "plot_antennas_iq": ("daily_plots", "the pictures are in their places, their names are not synced"),
+    "plot_rawacf": ("plots", "the picture is in its place, its name is not synced"),
 }
 
 
@@ -213,6 +253,15 @@ def test_what_a_killed_run_left_is_made_durable_by_the_next(name: str, own: Cell
     prepared = sweep.prepare(own, SUBJECTS[name])
     path, what = LEFT_BEHIND[name]
     assert list(struck(own, prepared, f"run {name}", "fsync", path)) == [], what
+
+
+def test_a_file_that_was_handed_over_by_a_killed_run_has_a_record(own: Cell) -> None:
+    """It is in no queue any more, so no later run would know of it; what was handed out is looked up in the records."""
+    prepared = sweep.prepare(own, SUBJECTS["distribute_borealis_data"])
+    assert list(struck(own, prepared, "run distribute_borealis_data", "fsync", "staging/vt")) == []
+    logs = summary.own_files(own.machines.here("campus"), date(1990, 1, 1))
+    told = {r["file"] for r in summary.records(logs) if r.get("action") == "staged" and r.get("target") == "vt"}
+    assert told == {path.name for path in prepared.fed if path.name.endswith(".bz2")}
 
 
 def test_what_was_not_reached_again_counts_as_no_kill(own: Cell) -> None:
