@@ -108,6 +108,16 @@ def test_torn_lines_and_strange_ones_are_passed_over(here, log, tmp_path):
         assert [record["event"] for record in summary.records([file])] == ["start", "end"]
 
 
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-11-30", "2026-13-30T00:00:00.000000Z", "2026-11-30T00:00:00.000000"])
+def test_a_record_with_a_damaged_time_is_none(here, log, time):
+    log.write("start")
+    (file,) = summary.own_files(here, date(2026, 11, 30))
+    (record,) = summary.records([file])
+    log.write("end")
+    file.write_text(file.read_text().replace(record["time"], time, 1))
+    assert [record["event"] for record in summary.records([file])] == ["end"]
+
+
 def test_records_about_some_files_are_found_without_parsing_the_others(here, log, monkeypatch):
     log.write("start")
     for name in ("a.h5", "b.h5", 'with "quotes".h5', "folder/c.h5"):

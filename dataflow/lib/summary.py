@@ -137,7 +137,8 @@ def _logs(folder: Path, pattern: str, since: date) -> list[Path]:
 def records(files: list[Path], holding: bytes = b"", about: Container[str] | None = None) -> Iterator[Record]:
     """The records of log files; what is none, such as a torn line, or is of a newer version, is passed over.
 
-    Logs come from other hosts too: of each record that is given the fields have the types that readers count on.
+    Logs come from other hosts too: of each record that is given the fields have the types that readers count on, and its time
+    is one.
     ``holding``: only of lines that hold this text. ``about``: only those of files with these names. Lines that are left out
     are not parsed: a day's log has thousands, and every run looks for a few of them.
     """
@@ -164,9 +165,18 @@ def _is_record(record: Record) -> bool:
     if type(record.get("v")) is not int or record["v"] > VERSION:
         return False
     required = _ALWAYS if record.get("event") != "file" else (*_ALWAYS, "file", "outcome")
-    return all(isinstance(record.get(key), str) for key in required) and all(
+    typed = all(isinstance(record.get(key), str) for key in required) and all(
         isinstance(record.get(key), kind | None) for keys, kind in ((_TEXTS, str), (_NUMBERS, int | float)) for key in keys
     )
+    return typed and _is_time(record["time"])
+
+
+def _is_time(text: str) -> bool:
+    try:
+        moment(text)
+    except ValueError:
+        return False
+    return True
 
 
 def day_before(now: datetime, days: int) -> date:
