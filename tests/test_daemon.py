@@ -64,7 +64,7 @@ def find(ctx):
         raise RuntimeError("a bug")
     if what == "75":
         raise HostDown("nobody answers")
-    if what == "killed":
+    if what == "killed" or (what == "killed with a part" and ctx.part):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "looks":
         os.stat(HERE.parent / "mount" / "anything")
@@ -109,7 +109,7 @@ class Own:
         self.log = tmp_path / "said"
 
     def step(self, name: str, does: str = "0") -> str:
-        """A step of that name; what it does is an exit code, or `killed`, `hangs`, `works`, `is stubborn` (gives no way)."""
+        """A step of that name; what it does is an exit code, or a word that `STEP` knows; `is stubborn` gives no way."""
         program = self.folder / f"{name}.py"
         program.write_text(STEP)
         program.with_suffix(".does").write_text(does)
@@ -208,6 +208,33 @@ def test_a_step_that_something_kills_at_every_try_is_told_once_and_until_it_has_
         assert chain.run(watch) is Exit.ACCOUNTED
         own.does("a", "killed")
         assert chain.run(watch) is Exit.BUG and len(told()) == 2, "it had ended, so it is news"
+
+
+def test_of_a_step_that_is_twice_in_the_list_each_is_told_once(own: Own) -> None:
+    """One of them runs well each time, which is no news of the other."""
+    step = own.step("a", "killed with a part")
+    made = own.world([step, f"{step} data"])
+    with chain_of(made) as (chain, watch):
+        for _ in range(2):
+            assert chain.run(watch) is Exit.BUG
+    assert len([r for r in made.records("site-linux") if r["event"] == "alert"]) == 1
+
+
+@pytest.mark.parametrize("limit", ["step_limit_s", "below_flag_limit_s"])
+def test_a_step_that_the_daemon_kills_is_told_with_the_reason(own: Own, limit: str) -> None:
+    """Nobody shall look for a lack of memory."""
+    steps = ["send_flag", own.step("a", "hangs")]
+    made = own.world(steps, ["daemon.stop_timeout_s=0.5", f"daemon.{limit}=1"])
+    process = own.start(made)
+    own.until(lambda: "a ran" in own.ran, "it hangs")
+    put_flag(made.here("site-linux"), "borealis", [])
+    told = lambda: [r["message"] for r in made.records("site-linux") if r["event"] == "alert"]  # noqa: E731
+    own.until(lambda: bool(told()), "it was killed and told")
+    (message,) = told()
+    assert f"(daemon.{limit}), and when asked it did not end within" in message and "memory" not in message
+    own.go_on()
+    process.terminate()
+    assert process.wait(LIMIT_S) == Exit.ACCOUNTED
 
 
 def test_a_wrong_configuration_ends_the_daemon(own: Own) -> None:

@@ -25,6 +25,7 @@ from dataflow.lib.watch import Watch
 
 TICK_S = 0.5
 SEND_FLAG = "send_flag"
+MEMORY = "a SIGKILL that nobody sent means that memory ran out (journalctl -k --grep oom): give its unit a higher MemoryMax"
 SEVEREST_FIRST = (Exit.CONFIG, Exit.BUG, Exit.UNREACHABLE, Exit.LEFT_OVER, Exit.ACCOUNTED)
 
 
@@ -44,6 +45,14 @@ def serve(ctx: Context, once: bool) -> Exit:
             watch.wait(wait_s, lambda: ctx.requests.stop)
     sdnotify.notify("STOPPING=1")
     return Exit.ACCOUNTED
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """How a step ended: its exit code, and why the daemon killed it, if it did."""
+
+    code: Exit
+    why_killed: str = ""
 
 
 @dataclass(slots=True)
@@ -153,17 +162,17 @@ class Chain:
         self.began = self.ctx.clock()
         codes: list[Exit] = []
         below_flag = False
-        for entry in self.ctx.here.host.steps:
+        for number, entry in enumerate(self.ctx.here.host.steps, 1):
             if self.ctx.requests.stop or (below_flag and watch.flag_came):
                 break
-            code = self._run_step(entry, watch if below_flag else None, watch)
+            code = self._run_step(number, entry, watch if below_flag else None, watch)
             codes.append(code)
             if code in (Exit.CONFIG, Exit.BUG):
                 break
             below_flag = below_flag or entry.split()[0] == SEND_FLAG
         return next((code for code in SEVEREST_FIRST if code in codes), Exit.ACCOUNTED)
 
-    def _run_step(self, entry: str, interrupting: Watch | None, watch: Watch) -> Exit:
+    def _run_step(self, number: int, entry: str, interrupting: Watch | None, watch: Watch) -> Exit:
         step, *part = entry.split()
         if self._still_hangs(step):
             self.ctx.say(f"{step} still hangs in the kernel (process {self.stuck[step][0].pid}); it is not started a second time")
@@ -176,23 +185,20 @@ class Chain:
             environment[in_hand.VARIABLE] = str(note)
             words = [*argv, *(("--part", part[0]) if part else ())]
             process = command.start(words, environment=environment, hand_over=[note])
-            code = self._attend(step, process, interrupting, watch)
+            attended = self._attend(step, process, interrupting, watch)
             self._count_crash(step, note, process.returncode)
         if process.returncode is not None:
-            self._tell_death(step, process.returncode)
-        return code
+            self._tell_death(f"entry {number} of the list, {entry}: killed", step, process.returncode, attended.why_killed)
+        return attended.code
 
-    def _tell_death(self, step: str, returncode: int) -> None:
+    def _tell_death(self, condition: str, step: str, returncode: int, why_killed: str) -> None:
         """Tell of a step that a signal has ended: it could record nothing itself, and may end so at every try."""
-        condition = f"{step}: killed"
         if returncode >= 0:
             alert.clear(self.ctx.here, condition)
         elif not self.ctx.requests.stop:
-            self._tell_once(
-                condition,
-                f"{step} was ended by the signal {signal_name(-returncode)}; its files stay and it is tried again. A SIGKILL "
-                "that nobody sent means that memory ran out (journalctl -k --grep oom): give its unit a higher MemoryMax",
-            )
+            why = why_killed or MEMORY
+            name = signal_name(-returncode)
+            self._tell_once(condition, f"{step} was ended by the signal {name}; its files stay and it is tried again: {why}")
 
     def _tell_once(self, condition: str, message: str) -> None:
         self.ctx.say(message)
@@ -211,10 +217,11 @@ class Chain:
             shown = names.printable(str(file))
             self.ctx.say(f"{step} crashed on {shown}; the file stays, and after {in_hand.CRASHES_MAX} crashes it is set aside")
 
-    def _attend(self, step: str, process: subprocess.Popen[bytes], interrupting: Watch | None, watch: Watch) -> Exit:
+    def _attend(self, step: str, process: subprocess.Popen[bytes], interrupting: Watch | None, watch: Watch) -> Attended:
         """Wait for a step, pass on what is asked of the daemon, end it at its limit, give up on it when it hangs."""
         times = self.ctx.flow.daemon
         started, asked_way, asked_stop, sleep = time.monotonic(), None, None, hanging.Sleep(process.pid)
+        too_long = why_killed = ""
         while process.poll() is None:
             watch.wait(TICK_S, lambda: process.poll() is not None)
             sdnotify.notify("WATCHDOG=1")
@@ -222,16 +229,20 @@ class Chain:
             if interrupting is not None and interrupting.flag_came and asked_way is None:
                 process.send_signal(signal.SIGUSR1)
                 asked_way = now
-            overdue = asked_way is not None and now - asked_way > times.below_flag_limit_s
-            if (self.ctx.requests.stop or overdue or now - started > times.step_limit_s) and asked_stop is None:
+            if now - started > times.step_limit_s:
+                too_long = f"it had worked for {times.step_limit_s:.0f} s (daemon.step_limit_s)"
+            elif asked_way is not None and now - asked_way > times.below_flag_limit_s:
+                too_long = f"it had not given way to a flag for {times.below_flag_limit_s:.0f} s (daemon.below_flag_limit_s)"
+            if (self.ctx.requests.stop or too_long) and asked_stop is None:
                 process.terminate()
                 asked_stop = now
             if asked_stop is not None and now - asked_stop > times.stop_timeout_s:
+                why_killed = f"{too_long}, and when asked it did not end within {times.stop_timeout_s:.0f} s"
                 _kill_group(process)
             if sleep.longest_s(now) > times.stuck_after_s:
-                return self._give_up(step, process)
+                return Attended(self._give_up(step, process))
         alert.clear(self.ctx.here, f"{step}: stuck")
-        return _code(process.returncode)
+        return Attended(_code(process.returncode), why_killed)
 
     def _give_up(self, step: str, process: subprocess.Popen[bytes]) -> Exit:
         """Leave behind a step that no signal reaches; it keeps its copy of the lock, and so does the daemon.
