@@ -19,7 +19,7 @@ HOP = re.compile(r" {4}([* ]) (?:\d\d:\d\d:\d\d| {8})  (\S+(?: > \S+)?) +(\w+) +
 def test_what_the_demo_prints_at_its_end_is_what_lies_on_the_disk(tmp_path):
     folder = tmp_path / "run"
     argv = [sys.executable, "-m", "dataflow", "demo", str(folder)]
-    finished = subprocess.run(argv, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    finished = subprocess.run(argv, capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     table_is_the_disk(folder, finished.stdout)
     every_file_is_accounted_for(folder, finished.stdout)

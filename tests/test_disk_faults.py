@@ -25,7 +25,7 @@ from dataflow.lib import names
 from dataflow.lib.checksum import sha256
 from faults import disks
 
-EVERY = int(os.environ.get("DISK_FAULTS_EVERY", "16"))
+EVERY = int(os.environ.get("DISK_FAULTS_EVERY", "32"))
 """Before every how manieth change of a step its disk goes away; with 1 before each, which takes half an hour."""
 APART = {"rsync_to_nas", "rsync_to_campus data", "convert_on_campus", "distribute_borealis_data"}
 """The cases in which state and logs lie on disks of their own, each of which fills up; in the others both are on one."""
