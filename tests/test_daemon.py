@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import world
 from hung_mount import hung
-from running_chain import LIMIT_S, SHIPPED, children_of, put_flag, with_steps
+from running_chain import LIMIT_S, SHIPPED, children_of, copy_in, put_flag, with_steps
 from world import World
 
 from dataflow.lib import checksum, context, daemon, flag, lock, place
@@ -677,6 +677,23 @@ def test_the_next_file_of_the_radar_is_waited_for_and_no_longer(own: Own, tmp_pa
         assert chain.seconds_to_next_look(Exit.ACCOUNTED) == daemon.TICK_S
         chain.began = made.clock()
         assert chain.seconds_to_next_look(Exit.ACCOUNTED) == look_every_s, "no file keeps it awake"
+
+
+def test_a_file_that_comes_with_an_old_date_during_a_run_is_taken_at_once(tmp_path: Path) -> None:
+    """As `cp -p` brings it: by its date it was finished when the run began, so nothing but its event tells that it is new."""
+    own = Own(tmp_path, "borealis")
+    made = own.world([own.step("a", "hangs")])
+    data = made.here("borealis").folder("data")
+    own.start(made)
+    own.ran_is(["a ran"])
+    copy_in(own.folder / "a.py", data / "20261101", datetime(2026, 11, 1, 16, tzinfo=UTC))
+    own.go_on()
+    own.ran_is(["a ran"] * 2)
+    own.until(lambda: not children_of(own.daemons[0].pid), "it waits")
+    time.sleep(1.0)
+    assert own.ran == ["a ran"] * 2, "and no more often"
+    own.daemons[0].terminate()
+    assert own.daemons[0].wait(LIMIT_S) == Exit.ACCOUNTED
 
 
 def test_a_pause_is_honoured_within_one_file(own: Own) -> None:

@@ -26,6 +26,8 @@ from dataflow.lib.watch import Watch
 TICK_S = 0.5
 SEND_FLAG = "send_flag"
 MEMORY = "a SIGKILL that nobody sent means that memory ran out (journalctl -k --grep oom): give its unit a higher MemoryMax"
+FAILED = (Exit.BUG, Exit.UNREACHABLE)
+"""After these the next run waits, ever longer."""
 SEVEREST_FIRST = (Exit.CONFIG, Exit.BUG, Exit.UNREACHABLE, Exit.LEFT_OVER, Exit.ACCOUNTED)
 
 
@@ -67,7 +69,7 @@ class Chain:
     held: ExitStack = field(default_factory=ExitStack)
 
     def run(self, watch: Watch) -> Exit:
-        """One run of the list under the lock; begins again from the top when a flag comes in below `send_flag`."""
+        """One run of the list under the lock; begins again from the top when a flag came in meanwhile, or data."""
         ctx = self.ctx
         holder = f"the daemon {ctx.here.host_name} of {ctx.here.radar} on {ctx.here.machine.name}"
         code = Exit.LEFT_OVER
@@ -79,15 +81,15 @@ class Chain:
             code = self._run_list(watch)
             if code in (Exit.ACCOUNTED, Exit.LEFT_OVER):
                 _close(flags)
-            again = watch.flag_came and code is not Exit.CONFIG
-        self.failures = self.failures + 1 if code in (Exit.BUG, Exit.UNREACHABLE) else 0
+            again = code is not Exit.CONFIG and (watch.flag_came or (watch.data_came and code not in FAILED))
+        self.failures = self.failures + 1 if code in FAILED else 0
         self._let_go_of_lock()
         return code
 
     def seconds_to_next_look(self, code: Exit) -> float:
         """The timer's interval, the back-off after a failure, or until the radar's next file may be finished."""
         times = self.ctx.flow.daemon
-        if code in (Exit.BUG, Exit.UNREACHABLE):
+        if code in FAILED:
             back_off_s = min(times.back_off_first_s * 2.0 ** min(self.failures - 1, 20), times.back_off_last_s)
             return min(back_off_s * self.ctx.randomness.uniform(0.75, 1.25), times.back_off_last_s)
         next_s = self._seconds_to_next_file()
@@ -157,7 +159,7 @@ class Chain:
         self.ctx.say(message)
 
     def _run_list(self, watch: Watch) -> Exit:
-        watch.flag_came = False
+        watch.flag_came = watch.data_came = False
         self.runs += 1
         self.began = self.ctx.clock()
         codes: list[Exit] = []

@@ -25,13 +25,13 @@ _DATA_EVENTS = flags.CREATE | flags.MOVED_TO
 
 
 class Watch:
-    """``flag_came`` tells that a flag arrived since it was last set to False."""
+    """``flag_came`` tells that a flag arrived since it was last set to False, ``data_came`` that something came into the data."""
 
     def __init__(self, flag_folders: Sequence[Path], data_folder: Path | None) -> None:
         self._inotify = INotify()
         self._data_folder = data_folder
         self._watched: dict[Path, int] = {}
-        self.flag_came = False
+        self.flag_came = self.data_came = False
         for folder in flag_folders:
             place.make_own_folder(folder)
             self._inotify.add_watch(folder, _ARRIVALS)
@@ -68,11 +68,12 @@ class Watch:
         self._drain_signals()
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
-                self.flag_came = worth = True
+                self.flag_came = self.data_came = worth = True
             elif event.mask & flags.IGNORED:
                 self._watched = {folder: watch for folder, watch in self._watched.items() if watch != event.wd}
             elif event.wd in self._watched.values():
-                worth = worth or not event.name.startswith(".")
+                if not event.name.startswith("."):
+                    self.data_came = worth = True
             elif is_flag_name(event.name):
                 self.flag_came = worth = True
         if worth:
