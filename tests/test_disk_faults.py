@@ -6,6 +6,7 @@ be lost or doubled; when it is over, the next run finishes everything, and a per
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -25,7 +26,7 @@ from dataflow.lib import names
 from dataflow.lib.checksum import sha256
 from faults import disks
 
-EVERY = int(os.environ.get("DISK_FAULTS_EVERY", "32"))
+EVERY = int(os.environ.get("DISK_FAULTS_EVERY", "16"))
 """Before every how manieth change of a step its disk goes away; with 1 before each, which takes half an hour."""
 APART = {"rsync_to_nas", "rsync_to_campus data", "convert_on_campus", "distribute_borealis_data"}
 """The cases in which state and logs lie on disks of their own, each of which fills up; in the others both are on one."""
@@ -113,8 +114,9 @@ def test_a_disk_that_goes_away_or_read_only_in_mid_run(case: Case, host: str, ro
     of = "run" if host == case.host else "receive"
     number = 0
     with disks.mounted(folder, ROOM_BYTES) as disk:
+        faults = itertools.cycle(((["umount", "--lazy"], disk.mount), (["mount", "-o", "remount,ro"], disk.writable)))
         for change in range(min(EVERY, 3), 2000, EVERY if EVERY == 1 else EVERY * case.stride):
-            for fault, mend in ((["umount", "--lazy"], disk.mount), (["mount", "-o", "remount,ro"], disk.writable)):
+            for fault, mend in itertools.islice(faults, 2 if EVERY == 1 else 1):
                 fed = hashes([case.feed(machines, number + more) for more in range(1 if case.stride > 4 else 2)])
                 number += 2
                 machines.plan(

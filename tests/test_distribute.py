@@ -160,7 +160,7 @@ def test_partner_that_empties_staging_at_once_never_sees_a_file_twice(machines: 
         run(machines)
         was_killed = machines.was_killed()
         taken: Counter[str] = Counter()
-        for _ in range(3):
+        for _ in range(2):
             for target in TARGETS:
                 for file in staged(machines, target):
                     assert (file.name, sha256(file)) == (path.name, digest), f"change {number}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import io
 import types
 import typing
@@ -153,7 +154,7 @@ def _bind(node: yaml.Node, kind: Any, path: str, complain: _Complain) -> Any:
 
 def _bind_dataclass(node: yaml.Node, kind: type, path: str, complain: _Complain) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     values: dict[str, Any] = {}
     for key, (key_node, value) in _pairs(node, path, complain).items():
         if key not in fields:
@@ -166,6 +167,12 @@ def _bind_dataclass(node: yaml.Node, kind: type, path: str, complain: _Complain)
             complain(node, f"{_join(path, name)} is missing")
             return None
     return kind(**values)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields: evaluated from their texts, which takes longer than all the rest, once a process."""
+    return typing.get_type_hints(kind)
 
 
 def _bind_optional(node: yaml.Node, kind: Any, path: str, complain: _Complain) -> Any:
