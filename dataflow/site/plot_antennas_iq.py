@@ -90,10 +90,10 @@ def _put_in_place(ctx: Context, source: Path, pictures: Sequence[Path]) -> list[
     known = ctx.custody.known(source.name)
     parent = known.sha256 if known else None
     entries = [Entry(p.name, p.stat().st_size, checksum.sha256(p), parent=parent, by="plot_antennas_iq") for p in pictures]
-    to_send = [e for e in entries if _kind(e.name) is not Kind.PLOT_FULL and not (ctx.folder("daily_plots") / e.name).exists()]
-    ctx.custody.admit(to_send, ctx.here.host_name)
     finals = [ctx.folder("full_size_plots" if _kind(e.name) is Kind.PLOT_FULL else "daily_plots") / e.name for e in entries]
     there = [final for final in finals if final.exists()]
+    to_send = [e for e, final in zip(entries, finals, strict=True) if _kind(e.name) is not Kind.PLOT_FULL and final not in there]
+    ctx.custody.admit(to_send, ctx.here.host_name)
     for picture, entry, final in zip(pictures, entries, finals, strict=True):
         if final not in there:
             checksum.sync_file(picture)
