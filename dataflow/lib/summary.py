@@ -109,7 +109,9 @@ class SummaryLog:
         if size == 0:
             checksum.sync_folder(path.parent)
         elif os.pread(self._descriptor, 1, size - 1) != b"\n":
-            os.write(self._descriptor, b"\n")  # what a crash tore must not take the next record along
+            # What a crash tore must not take the next record along. Another process may only be in the midst of its line: appends
+            # wait for each other, so that an empty line follows it, which readers pass over.
+            os.write(self._descriptor, b"\n")
 
 
 def log_file(here: Here, step: str, day: date) -> Path:
