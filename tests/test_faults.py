@@ -255,6 +255,13 @@ def test_what_a_killed_run_left_is_made_durable_by_the_next(name: str, own: Cell
     assert list(struck(own, prepared, f"run {name}", "fsync", path)) == [], what
 
 
+def test_what_a_killed_step_left_is_made_durable_by_the_next_step(own: Cell) -> None:
+    """A flag whose name is not synced is sent by `send_flag`; a folder that has the radar's name is told of by no record."""
+    prepared = sweep.prepare(own, SUBJECTS["daemon site-linux"])
+    assert list(struck(own, prepared, "run transfer_cam_photos", "fsync", "outbox")) == []
+    assert list(struck(own, prepared, "receive hello", "fsync", "sddata/incoming")) == []
+
+
 def test_a_file_that_was_handed_over_by_a_killed_run_has_a_record(own: Cell) -> None:
     """It is in no queue any more, so no later run would know of it; what was handed out is looked up in the records."""
     prepared = sweep.prepare(own, SUBJECTS["distribute_borealis_data"])
