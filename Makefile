@@ -39,7 +39,7 @@ demo-mirror: demo-programs $(READY)
 	.venv/bin/dataflow demo-mirror
 
 test: lint test-programs
-	.venv/bin/pytest -n 3 --dist worksteal
+	.venv/bin/pytest -n 3 --dist worksteal --durations=25
 
 test-network: demo-programs $(READY)
 	@tools/system-packages $(NETWORK_PROGRAMS)

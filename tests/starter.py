@@ -26,9 +26,12 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import importlib
+import io
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -81,40 +84,61 @@ def _write_program(path: Path, words: str) -> None:
 
 
 def _serve(address: str) -> None:
-    import h5py  # noqa: F401
-    import numpy as np  # noqa: F401
-    import pydarnio  # noqa: F401
-
-    from dataflow import cli  # noqa: F401
-    from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data, plot_rawacf  # noqa: F401
-    from dataflow.lib import borealis, conversion, dmap, gate, runner  # noqa: F401
-    from dataflow.site import expire_site_storage, plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
-
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _warm_up()
+    gc.collect()
+    gc.freeze()  # else the first collection in each command copies every page of what was imported
+    ended, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    waiting: dict[int, socket.socket] = {}
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(address)
         door.listen(16)
         print("ready", flush=True)
         while True:
-            line, _ = door.accept()
-            if os.fork() == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                door.close()
-                _attend(line)
-                os._exit(0)
-            line.close()
+            ready, _, _ = select.select([door, ended], [], [])
+            if door in ready:
+                line, _ = door.accept()
+                waiting[_start(line)] = line
+            if ended in ready:
+                os.read(ended, 4096)
+                _tell_ends(waiting)
 
 
-def _attend(line: socket.socket) -> None:
-    """Run one command in a process of its own and tell how it ended."""
+def _warm_up() -> None:
+    """Import what commands import, and have done once what they all do first."""
+    import email.parser  # noqa: F401
+    import statistics  # noqa: F401
+
+    import h5py  # noqa: F401
+    import numpy.ma
+    import numpy.typing  # noqa: F401
+    import pydarnio  # noqa: F401
+
+    from dataflow import cli
+    from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data, plot_rawacf  # noqa: F401
+    from dataflow.lib import borealis, config, conversion, dmap, findings, gate, runner, send_files  # noqa: F401
+    from dataflow.lib.plots import contact_sheet, rawacf_quicklook  # noqa: F401
+    from dataflow.site import expire_site_storage, plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
+
+    config.load(Path(__file__).resolve().parents[1] / "config.yaml")
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        cli.main(["--help"])
+
+
+def _start(line: socket.socket) -> int:
+    """Start the command that is asked for, in a process of its own; its number."""
     _, streams, _, _ = socket.recv_fds(line, 1, 4)
-    if not (asked := line.makefile("rb").readline()):
-        return  # who asked was killed
-    request = json.loads(asked)
-    lock = request["environment"].get(LOCK_VARIABLE)
+    asked = line.makefile("rb").readline()
     worker = os.fork()
     if worker == 0:
-        line.close()
+        if not asked:
+            os._exit(0)  # who asked was killed
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        request = json.loads(asked)
+        lock = request["environment"].get(LOCK_VARIABLE)
         for number, stream in zip([0, 1, 2, int(lock or 0)], streams, strict=False):
             if number != stream:
                 os.dup2(stream, number)
@@ -126,9 +150,16 @@ def _attend(line: socket.socket) -> None:
         _work(request["argv"])
     for stream in streams:
         os.close(stream)
-    _, status = os.waitpid(worker, 0)
-    with contextlib.suppress(BrokenPipeError):
-        line.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode() + b"\n")
+    return worker
+
+
+def _tell_ends(waiting: dict[int, socket.socket]) -> None:
+    """Tell those who wait how their commands ended."""
+    for worker, line in list(waiting.items()):
+        found, status = os.waitpid(worker, os.WNOHANG)
+        if found:
+            with contextlib.suppress(BrokenPipeError), waiting.pop(worker):
+                line.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode() + b"\n")
 
 
 def _work(argv: list[str]) -> None:
