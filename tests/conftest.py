@@ -1,28 +1,14 @@
-"""Where tests work, on which machines, and which skips are allowed.
-
-A skipped test is a promise that nobody checked: with ``--allowed-skips FILE`` only the reasons in that file are accepted.
-"""
+"""A skipped test is a promise that nobody checked: with ``--allowed-skips FILE`` only the reasons in that file are accepted."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-MEMORY = Path("/dev/shm")
-LEAST_MEMORY_BYTES = 4 << 30
-
 
 def pytest_addoption(parser):
     parser.addoption("--allowed-skips", type=Path, metavar="FILE", help="fail if a test is skipped for a reason not in FILE")
-
-
-def pytest_configure():
-    """Have temporary folders in memory where it has room: that fsync(2) is called is looked at, not what a disk makes of it."""
-    memory = os.statvfs(MEMORY)
-    if memory.f_bavail * memory.f_frsize >= LEAST_MEMORY_BYTES and not memory.f_flag & os.ST_NOEXEC:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_sessionfinish(session):
