@@ -19,6 +19,13 @@ from faults.control import FIELDS, Point, whole_lines
 from faults.sweep import Prepared
 
 KILLS_OF_A_STEP, KILLS_OF_A_DAEMON = 4, 2
+ONCE_BROKEN = {
+    "daemon site-linux": [
+        ("run transfer_cam_photos", "fsync", "outbox"),  # send_flag sent a flag whose name nobody had synced
+        ("receive hello", "fsync", "sddata/incoming"),  # a folder with the radar's name counted as told of by any record
+    ]
+}
+"""Kills that broke something, by subject: role, call and a part of the path."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,7 @@ def test_killed_here_and_there_it_ends_as_if_nothing_had_happened(name: str, own
     strikes = [sweep.strike(own, prepared, *kill) for kill in kills[len(kills) // (2 * wanted) :: len(kills) // wanted]]
     assert [(str(strike.point), strike.how, strike.breaches) for strike in strikes if strike.breaches] == []
     assert [strike for strike in strikes if strike.was_reached and strike.victims], "one of them at least was a kill"
+    assert [breach for kill in ONCE_BROKEN.get(name, []) for breach in struck(own, prepared, *kill)] == []
 
 
 def test_every_process_is_watched_and_every_call_has_its_own_number(own: Cell) -> None:
@@ -253,13 +261,6 @@ def test_what_a_killed_run_left_is_made_durable_by_the_next(name: str, own: Cell
     prepared = sweep.prepare(own, SUBJECTS[name])
     path, what = LEFT_BEHIND[name]
     assert list(struck(own, prepared, f"run {name}", "fsync", path)) == [], what
-
-
-def test_what_a_killed_step_left_is_made_durable_by_the_next_step(own: Cell) -> None:
-    """A flag whose name is not synced is sent by `send_flag`; a folder that has the radar's name is told of by no record."""
-    prepared = sweep.prepare(own, SUBJECTS["daemon site-linux"])
-    assert list(struck(own, prepared, "run transfer_cam_photos", "fsync", "outbox")) == []
-    assert list(struck(own, prepared, "receive hello", "fsync", "sddata/incoming")) == []
 
 
 def test_a_file_that_was_handed_over_by_a_killed_run_has_a_record(own: Cell) -> None:
