@@ -5,7 +5,7 @@
 #   make test                             lint, types, shell check, tests
 #   make lint                             all of that but the tests
 #   make test-network                     as root: only the tests of the network between three hosts, each in a network namespace
-#   make faults                           every step and every daemon, killed at every call that changes files or the network; an hour
+#   make faults                           every step and every daemon, killed at every call that changes files or the network; an hour and a half
 #   make soak   [BLOCKS=500] [SEED=...]   as root: many blocks through the whole chain while it is cut, killed and filled up; 40 minutes
 #   make bench                            the measurements of bench/, which write docs/performance.md
 #   make check  [HOST=... RADAR=...]      check config.yaml; with HOST and RADAR this machine too
