@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -69,10 +70,28 @@ def test_two_processes_never_mix_their_lines(here):
         writer.join()
     found = list(summary.records(summary.own_files(here, date(2026, 11, 30))))
     lines = summary.log_file(here, "rsync_to_nas", date(2026, 11, 30)).read_bytes().splitlines()
-    whole = [line for line in lines if line]  # who opens it while another writes may see half a line, and ends it once more
-    assert len(found) == len(whole) == 900
+    assert len(found) == len(lines) == 900
     for number in range(3):
         assert [record["file"] for record in found if record["run"] == f"run-{number}"] == [str(count) for count in range(300)]
+
+
+def test_a_line_that_another_process_is_writing_is_not_taken_for_a_torn_one(here, log, clock):
+    log.write("start")
+    log.close()
+    (path,) = summary.own_files(here, date(2026, 11, 30))
+    line = path.read_bytes()
+    writer = multiprocessing.get_context("fork").Process(target=_write_many, args=(here, 1))
+    with path.open("ab", buffering=0) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(line[:20])
+        writer.start()
+        writer.join(0.5)
+        assert writer.is_alive() and path.read_bytes() == line + line[:20]
+        other.write(line[20:])
+        fcntl.flock(other, fcntl.LOCK_UN)  # the writer was forked and has it, too
+    writer.join()
+    lines = path.read_bytes().splitlines()
+    assert len(lines) == 302 and len(list(summary.records([path]))) == 302
 
 
 def test_a_run_over_midnight_goes_on_in_the_next_day(here, log, clock, monkeypatch):

@@ -7,7 +7,9 @@ Logs handed on by other hosts lie under ``<relayed_logs>/<radar>/<step>/<YYYYMMD
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -79,7 +81,8 @@ class SummaryLog:
         record = {"v": VERSION, "time": timestamp(now), **self._common, "event": event}
         record.update({key: value for key, value in fields.items() if value is not None})
         line = json.dumps(record, ensure_ascii=True, default=str) + "\n"
-        written = os.write(self._descriptor, line.encode("ascii"))
+        with self._alone():
+            written = os.write(self._descriptor, line.encode("ascii"))
         if written != len(line):
             path = self._path
             self.close()  # opened again it mends its last line
@@ -105,13 +108,21 @@ class SummaryLog:
         place.make_own_folder(path.parent)
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
         self._path, self._day = path, now.date()
-        size = os.fstat(self._descriptor).st_size
+        with self._alone():
+            size = os.fstat(self._descriptor).st_size
+            if size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                os.write(self._descriptor, b"\n")  # what a crash tore must not take the next record along
         if size == 0:
             checksum.sync_folder(path.parent)
-        elif os.pread(self._descriptor, 1, size - 1) != b"\n":
-            # What a crash tore must not take the next record along. Another process may only be in the midst of its line: appends
-            # wait for each other, so that an empty line follows it, which readers pass over.
-            os.write(self._descriptor, b"\n")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold off other writers: who opens the log must not take a line that is being written for one that a crash tore."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
 
 def log_file(here: Here, step: str, day: date) -> Path:
