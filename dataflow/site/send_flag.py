@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dataflow.lib import flag, place, ssh
+from dataflow.lib import checksum, flag, place, ssh
 from dataflow.lib.context import Context
 from dataflow.lib.custody import outbox
 from dataflow.lib.errors import BadConfig
@@ -41,7 +41,7 @@ def handle(ctx: Context, files: Sequence[Path]) -> Iterator[Outcome]:
             sound.append(path)
     if not sound:
         return
-    place.sync_folders([outbox(ctx.here)])  # who put them there may have been killed before he had synced the names
+    checksum.sync_folder(outbox(ctx.here))  # who put them there may have been killed before he had synced the names
     link = ssh.connect(ctx, ctx.here.host.next)
     answer = link.receive("flag", b"".join(path.read_bytes() for path in sound), TIMEOUT_S)
     answers = ssh.by_key(answer, "id")
