@@ -283,9 +283,10 @@ class _Disk:
 
     def _unsynced(self, call: Call, what: str, text: str) -> Iterator[str]:
         """The names that are not durable when a process tells of them: those it gave, and those in the text, by whom ever."""
-        words, told = _words(text), _names_in(text)
+        words = _words(text)
         for name, process in self.pending.items():
-            is_told = name.name in told or (name.suffix == ".flag" and name.name.rsplit(".", 3)[0] in words)
+            told_as = {name.name, name.name.rsplit(".", 3)[0]} if name.suffix == ".flag" else {name.name}
+            is_told = _is_of_file(name.name) and not words.isdisjoint(told_as)
             if (process == call.process or is_told) and self.where.kind(name) in ("data", "word") and name in self.names:
                 yield f"name before word: {call.role} has not synced the name {self._short(name)} when {what}"
 
@@ -308,8 +309,13 @@ def _names_of(path: Path) -> set[str]:
 
 
 def _names_in(text: str) -> set[str]:
-    """The names of files that a record, flag or answer mentions; the radar in it is none, although a folder has its name."""
-    return {word for word in _words(text) if names.parse(word) is not None or word.endswith((".flag", ".jsonl"))}
+    """The names of files that a record or flag mentions."""
+    return {word for word in _words(text) if _is_of_file(word)}
+
+
+def _is_of_file(word: str) -> bool:
+    """Whether a word is the name of a file; the radar in every record is none, although a folder has its name."""
+    return names.parse(word) is not None or word.endswith((".flag", ".jsonl"))
 
 
 def _words(text: str) -> set[str]:
