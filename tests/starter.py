@@ -100,7 +100,7 @@ def _serve(address: str) -> None:
             ready, _, _ = select.select([door, ended], [], [])
             if door in ready:
                 line, _ = door.accept()
-                waiting[_start(line)] = line
+                waiting[_start(line, [door, *waiting.values()])] = line
             if ended in ready:
                 os.read(ended, 4096)
                 _tell_ends(waiting)
@@ -112,13 +112,12 @@ def _warm_up() -> None:
     import statistics  # noqa: F401
 
     import h5py  # noqa: F401
-    import numpy.ma
-    import numpy.typing  # noqa: F401
+    import numpy.ma  # noqa: F401
     import pydarnio  # noqa: F401
 
     from dataflow import cli
     from dataflow.campus import archive_iq_plots, convert_on_campus, distribute_borealis_data, plot_rawacf  # noqa: F401
-    from dataflow.lib import borealis, config, conversion, dmap, findings, gate, runner, send_files  # noqa: F401
+    from dataflow.lib import config, gate, runner, send_files  # noqa: F401
     from dataflow.lib.plots import contact_sheet, rawacf_quicklook  # noqa: F401
     from dataflow.site import expire_site_storage, plot_antennas_iq, rsync_to_campus, rsync_to_nas, send_flag, send_logs  # noqa: F401
 
@@ -127,14 +126,16 @@ def _warm_up() -> None:
         cli.main(["--help"])
 
 
-def _start(line: socket.socket) -> int:
-    """Start the command that is asked for, in a process of its own; its number."""
+def _start(line: socket.socket, others: list[socket.socket]) -> int:
+    """Start the command that is asked for, in a process of its own, which leaves all the server's sockets; its number."""
     _, streams, _, _ = socket.recv_fds(line, 1, 4)
     asked = line.makefile("rb").readline()
     worker = os.fork()
     if worker == 0:
         if not asked:
             os._exit(0)  # who asked was killed
+        for each in (line, *others):
+            each.close()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request = json.loads(asked)
