@@ -41,6 +41,7 @@ def run(folder: Path) -> int:
     packages.provide(folder)
     with machines.running(folder, RADARS, HURRY) as running:
         print(f"The machines of {' and '.join(RADARS)} are below {folder}, each with its own sshd; their daemons start.")
+        print(f"The last file of {RADARS[0]} is cut short on purpose: it has to end in quarantine, and to stop nothing else.")
         started = time.monotonic()
         with daemons(running, RADARS) as processes:
             written = list(_told(feed.write(running.config, RADARS)))
