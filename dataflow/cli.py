@@ -438,8 +438,9 @@ def _result_text(result: Result) -> str:
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; files may also come after options, which argparse by itself does not take from a subcommand."""
-    parser = _parser()
-    arguments, late = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = _parser(*words[:1])
+    arguments, late = parser.parse_known_args(words)
     if late and ("files" not in arguments or any(word.startswith("-") for word in late)):
         parser.error(f"unrecognized arguments: {shlex.join(late)}")
     if late:
@@ -447,7 +448,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """What a command line may be. Where a command is asked for, only that one: a block starts dozens, one for each step."""
     parser = argparse.ArgumentParser(
         prog="dataflow",
         description="Carries SuperDARN radar data from the instrument to the people who use it.",
@@ -456,7 +458,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dataflow {dataflow.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, add in _COMMANDS.items():
+        if asked == name or asked not in _COMMANDS:
+            add(commands)
+    return parser
 
+
+def _add_run(commands: Any) -> None:
     text = "run one step once, as the daemon does; dataflow run STEP --help explains the step"
     one = _command(commands, "run", run, text, "run rsync_to_campus --part data --radar sas", add_help=False)
     one.add_argument("-h", "--help", action=_StepHelp, nargs=0, help="show this; after STEP: what that step does")
@@ -465,12 +473,16 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--part", default="", help="the part of its work that is meant (rsync_to_campus: data, pictures)")
     _where(one, radar_required=True)
 
+
+def _add_daemon(commands: Any) -> None:
     text = "wait for work and run the host's steps in order"
     one = _command(commands, "daemon", daemon, text, "daemon site-linux --radar sas --once")
     one.add_argument("host", help="borealis, site-linux or campus")
     one.add_argument("--radar", required=True, help="three letters, like sas")
     one.add_argument("--once", action="store_true", help="run what is pending, then exit with the code of that run")
 
+
+def _add_check(commands: Any) -> None:
     text = "check the configuration and this machine, and say how to mend each finding"
     one = _command(commands, "check", check, text, "check borealis --radar sas")
     one.add_argument("host", nargs="?", help="also check the machine as this host (with --radar), or as the mirror")
@@ -480,22 +492,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json(one)
 
-    for name, function, text, words in (
-        ("status", status, "what waits on this machine: flags, outbox, backlog, last runs, quarantine, pauses", ""),
-        ("summary", summary, "what the steps did in the last days", "--days 2 "),
-        (
-            "trace", trace, "the custody of one file: each hop with time, host, machine, place and hash",
-            "20261101.1400.00.sas.0.rawacf.h5 ",
-        ),
-    ):  # fmt: skip
-        one = _command(commands, name, function, text, f"{name} {words}--host campus --radar sas")
-        if name == "summary":
-            one.add_argument("--days", type=int, default=7, help="how many days, today included (7)")
-        if name == "trace":
-            one.add_argument("name", help="file name, like 20261101.1400.00.sas.0.rawacf.h5")
-        _where(one)
-        _json(one)
 
+def _add_status(commands: Any) -> None:
+    text = "what waits on this machine: flags, outbox, backlog, last runs, quarantine, pauses"
+    one = _command(commands, "status", status, text, "status --host campus --radar sas")
+    _where(one)
+    _json(one)
+
+
+def _add_summary(commands: Any) -> None:
+    text = "what the steps did in the last days"
+    one = _command(commands, "summary", summary, text, "summary --days 2 --host campus --radar sas")
+    one.add_argument("--days", type=int, default=7, help="how many days, today included (7)")
+    _where(one)
+    _json(one)
+
+
+def _add_trace(commands: Any) -> None:
+    text = "the custody of one file: each hop with time, host, machine, place and hash"
+    one = _command(commands, "trace", trace, text, "trace 20261101.1400.00.sas.0.rawacf.h5 --host campus --radar sas")
+    one.add_argument("name", help="file name, like 20261101.1400.00.sas.0.rawacf.h5")
+    _where(one)
+    _json(one)
+
+
+def _add_quarantine(commands: Any) -> None:
     text = "what was set aside, why, and what to do with it"
     one = _command(commands, "quarantine", quarantine, text, "quarantine list --host campus --radar sas")
     one.add_argument("verb", choices=("list", "show", "retry", "drop"), help="retry puts a file back where it came from")
@@ -504,18 +525,25 @@ def _parser() -> argparse.ArgumentParser:
     _where(one)
     _json(one)
 
+
+def _add_pause(commands: Any) -> None:
     text = "pause a step, or all of them, within one file"
     one = _command(commands, "pause", pause, text, "pause convert_on_campus --reason 'new disk' --host campus --radar sas")
     one.add_argument("step", nargs="?", help="a step; none: every step")
     one.add_argument("--reason", required=True, help="shown wherever the pause is shown")
     _where(one)
     _json(one)
+
+
+def _add_resume(commands: Any) -> None:
     text = "end a pause, or put a blown fuse back"
     one = _command(commands, "resume", resume, text, "resume convert_on_campus --host campus --radar sas")
     one.add_argument("step", nargs="?", help="a step; none: the pause of every step")
     _where(one)
     _json(one)
 
+
+def _add_scrub(commands: Any) -> None:
     text = "read again what is kept for good, compare it with its recorded hash, and restore what is damaged or lost"
     one = _command(commands, "scrub", scrub, text, "scrub --host campus --radar sas --from DIR")
     one.description = (
@@ -529,33 +557,33 @@ def _parser() -> argparse.ArgumentParser:
     _where(one, radar_required=True)
     _json(one)
 
-    for name, function, text, what in (
-        ("convert", convert, "convert rawacf HDF5 to DMAP, read back and compared", "rawacf HDF5 files"),
-        ("plot", plot, "draw every antenna of antennas_iq files with a contact sheet, or a quick-look of rawacf", "HDF5 files"),
-    ):
-        one = _command(commands, name, function, text, f"{name} 20261101.1400.00.sas.0.rawacf.h5 -o there")
-        one.add_argument("files", nargs="+", type=Path, metavar="IN.h5", help=what)
-        one.add_argument(
-            "-o",
-            "--output",
-            type=Path,
-            metavar="OUT",
-            help="a folder; for one file to convert also the file to write. Default: beside each input. Nothing is overwritten",
-        )
-        one.add_argument(
-            "--processes", type=_positive, metavar="N", default=len(os.sched_getaffinity(0)), help="work on N cores (all)"
-        )
-        _json(one)
 
+def _add_convert(commands: Any) -> None:
+    text = "convert rawacf HDF5 to DMAP, read back and compared"
+    one = _command(commands, "convert", convert, text, "convert 20261101.1400.00.sas.0.rawacf.h5 -o there")
+    _by_hand(one, "rawacf HDF5 files")
+
+
+def _add_plot(commands: Any) -> None:
+    text = "draw every antenna of antennas_iq files with a contact sheet, or a quick-look of rawacf"
+    one = _command(commands, "plot", plot, text, "plot 20261101.1400.00.sas.0.rawacf.h5 -o there")
+    _by_hand(one, "HDF5 files")
+
+
+def _add_simulate_radar(commands: Any) -> None:
     from dataflow.demo import simulate_radar as simulator
 
     text = "write blocks of files as a radar does"
     simulator.add_arguments(_command(commands, "simulate-radar", simulate_radar, text, "simulate-radar there --records 20"))
 
+
+def _add_demo(commands: Any) -> None:
     text = "run the whole chain on this computer: real files, real rsync, real SSH"
     one = _command(commands, "demo", demo, text, "demo there")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-run"), help="where the machines' folders go (demo-run)")
 
+
+def _add_mirror(commands: Any) -> None:
     from dataflow.mirror import command_line
 
     text = "one of the world's mirrors: publish, sync, compare, pull, delete, verify"
@@ -565,15 +593,23 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=mirror)
     command_line.add_verbs(one, _mirror_arguments)
 
+
+def _add_backfill(commands: Any) -> None:
+    from dataflow.mirror import command_line
+
     text = "ask partners and other sources for files that should be on the mirror and are not"
     one = _command(commands, "backfill", mirror, text, "backfill --radar sas --from 2026-10-01 --to 2026-10-31")
     command_line.add_backfill(one)
     _json(one)
 
+
+def _add_demo_mirror(commands: Any) -> None:
     text = "publish, sync and compare two mirrors on this computer, without any account"
     one = _command(commands, "demo-mirror", demo_mirror, text, "demo-mirror /tmp/two-mirrors")
     one.add_argument("folder", nargs="?", type=Path, default=Path("demo-mirror-run"), help="where they go (demo-mirror-run)")
 
+
+def _add_keys(commands: Any) -> None:
     text = "the key of each link of a host, which delivers over that link and can do nothing else: make it, show where it goes"
     one = _command(commands, "keys", keys, text, "keys site-linux --radar sas --write")
     one.description = (
@@ -590,6 +626,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--folder", type=Path, metavar="DIR", help="where this machine's keys and files of ssh lie (~/.ssh)")
 
+
+def _add_receive(commands: Any) -> None:
     text = "answer the host before this one; the forced command of its key, see dataflow keys"
     one = _command(commands, "receive", receive, text, "receive --host campus --radar sas --from site-linux")
     asked = "What is asked comes in SSH_ORIGINAL_COMMAND: rsync into `incoming`, accept, flag, logs, hello, archived or compare"
@@ -597,7 +635,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--host", required=True, help="who is asked")
     one.add_argument("--radar", required=True, help="three letters, like sas")
     one.add_argument("--from", dest="sender", required=True, help="the host that sends")
-    return parser
+
+
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "run": _add_run, "daemon": _add_daemon, "check": _add_check,
+    "status": _add_status, "summary": _add_summary, "trace": _add_trace, "quarantine": _add_quarantine,
+    "pause": _add_pause, "resume": _add_resume, "scrub": _add_scrub,
+    "convert": _add_convert, "plot": _add_plot, "simulate-radar": _add_simulate_radar, "demo": _add_demo,
+    "mirror": _add_mirror, "backfill": _add_backfill, "demo-mirror": _add_demo_mirror,
+    "keys": _add_keys, "receive": _add_receive,
+}  # fmt: skip
+"""What adds each command to the command line, in the order of the help."""
 
 
 class _StepHelp(argparse.Action):
@@ -633,6 +681,22 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="put each machine below its own folder in DIR (DATAFLOW_ROOT)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="override one dotted key, VALUE is YAML; repeatable")
+
+
+def _by_hand(parser: argparse.ArgumentParser, what: str) -> None:
+    """What the commands take that work on files away from any chain."""
+    parser.add_argument("files", nargs="+", type=Path, metavar="IN.h5", help=what)
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="OUT",
+        help="a folder; for one file to convert also the file to write. Default: beside each input. Nothing is overwritten",
+    )
+    parser.add_argument(
+        "--processes", type=_positive, metavar="N", default=len(os.sched_getaffinity(0)), help="work on N cores (all)"
+    )
+    _json(parser)
 
 
 def _mirror_arguments(parser: argparse.ArgumentParser) -> None:
