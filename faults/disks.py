@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+IMAGE = ".disk"
 FIBMAP, FIGETBSZ = 1, 2
 """ioctl(2) of the kernel's linux/fs.h: the block of the device in which a block of a file lies, and the size of blocks."""
 
@@ -109,8 +110,13 @@ def disk_at(folder: Path) -> Disk:
     return Disk(folder, _image_of(folder))
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is what a disk holds, beside the folder where that is mounted."""
+    return path.name.startswith(".") and path.suffix == IMAGE
+
+
 def _image_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.disk")
+    return folder.with_name(f".{folder.name}{IMAGE}")
 
 
 def _until_full(write: Callable[[int], object]) -> None:

@@ -26,6 +26,7 @@ from dataflow.lib import check, config, context, custody, flag, ssh, summary
 from dataflow.lib.config import MARKER, Here
 from dataflow.lib.errors import Exit
 from dataflow.lib.flag import Entry
+from faults import disks
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RADARS = ("sas", "inv")
@@ -182,14 +183,17 @@ class Machines:
         return self.here(host, radar).roots[root] / MARKER
 
     def files(self) -> dict[str, str]:
-        """What lies in the roots of all machines: path below the root folder to the hash of its content."""
+        """What lies in the roots of all machines: path below the root folder to the hash of its content.
+
+        Not the images of the disks that a test has mounted there: what they hold lies below their mount points as well.
+        """
         apart = self._apart()
         found = {}
         for folder, names, contents in os.walk(self.root):
             names[:] = [name for name in names if Path(folder, name) not in apart]
             for name in contents:
                 path = Path(folder, name)
-                if path.name != MARKER:
+                if path.name != MARKER and not disks.is_image(path):
                     found[str(path.relative_to(self.root))] = kind_and_hash(path)
         return found
 
