@@ -53,7 +53,7 @@ PARTNER = "vt"
 """The target whose partner takes each file at once; the others leave it in staging."""
 OVERRIDES = (
     "files.unchanged_s=1.0", "files.complete_after_s=1.0", "files.settle_s=1.0", "plots.archive_after_h=0.0",
-    "daemon.look_every_s=5.0", "daemon.back_off_first_s=1.0", "daemon.back_off_last_s=5.0",
+    "daemon.look_every_s=15.0", "daemon.back_off_first_s=1.0", "daemon.back_off_last_s=5.0",
     "radars.sas.machines.site-linux.bandwidth_kib_s=100000",
 )  # fmt: skip
 """The shipped times are for radars that write a block in two hours, and the shipped limit for a satellite link."""
