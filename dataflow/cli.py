@@ -59,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     host = arguments.host or _host_of_step(loaded, arguments.step)
     ctx = _context(loaded, arguments, host, arguments.step, arguments.part)
-    return runner.run(ctx, [path.absolute() for path in arguments.files])
+    code = runner.run(ctx, [path.absolute() for path in arguments.files])
+    ctx.requests.hear_no_more()
+    return code
 
 
 def daemon(arguments: argparse.Namespace) -> int:

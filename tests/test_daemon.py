@@ -364,6 +364,22 @@ def test_a_step_that_has_just_started_is_not_killed_by_a_flag(own: Own) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_step_that_is_done_is_not_killed_by_what_it_is_asked(own: Own, sent: signal.Signals) -> None:
+    """Late in its end Python gives signals their default meaning back, as is done here; a flag may come just then."""
+    made = own.world([own.step("a")])
+    program = (
+        "import os, signal, sys; from dataflow import cli; code = cli.main(sys.argv[2:]); sent = int(sys.argv[1]); "
+        "signal.signal(sent, signal.SIG_DFL); os.kill(os.getpid(), sent); sys.exit(code)"
+    )
+    words = ["run", str(own.folder / "a.py"), "--host", own.host, "--radar", "sas"]
+    environment = {**os.environ, **made.config.environment(), "PYTHONPATH": str(SHIPPED.parent)}
+    argv = [sys.executable, "-c", program, str(int(sent)), *words]
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.returncode == Exit.ACCOUNTED, ended.stderr
+    assert own.ran == ["a ran"]
+
+
 def test_when_asked_to_end_the_file_in_hand_is_finished(own: Own) -> None:
     made = own.world([own.step("a", "works"), own.step("b")])
     process = own.start(made)

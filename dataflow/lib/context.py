@@ -39,6 +39,10 @@ class Requests:
         signal.signal(signal.SIGUSR1, self._ask_way)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
+    def hear_no_more(self) -> None:
+        """The work is done. An ending Python gives signals their default meaning back, and the next one would kill it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+
     def _ask_stop(self, *_: object) -> None:
         self.stop = True
 
