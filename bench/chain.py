@@ -49,17 +49,18 @@ for record in borealis.stream(Path(sys.argv[1]), borealis.RAWACF_FIELDS):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Records of the two files, how often a flag is sent, and how long the idle daemons are watched."""
+    """Records of the two files, antennas of the second, how often a flag is sent, how long the idle daemons are watched."""
 
     rawacf_records: int
     iq_records: int
+    antennas: int
     flags: int
     idle_s: float
     pairs: int
 
 
-FULL = Size(rawacf_records=convert.FULL_BLOCK_RECORDS, iq_records=320, flags=7, idle_s=30, pairs=3)
-QUICK = Size(rawacf_records=10, iq_records=3, flags=1, idle_s=1, pairs=1)
+FULL = Size(rawacf_records=convert.FULL_BLOCK_RECORDS, iq_records=320, antennas=plot.ANTENNAS, flags=7, idle_s=30, pairs=3)
+QUICK = Size(rawacf_records=10, iq_records=3, antennas=3, flags=1, idle_s=1, pairs=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def _idle_daemons(idle: Idle, size: Size) -> Result:
 
 def _block(scratch: Path, size: Size) -> Block:
     rawacf = convert.block(scratch / "radar", size.rawacf_records, beams=1)
-    antennas_iq = plot.block(scratch / "radar", size.iq_records)
+    antennas_iq = plot.block(scratch / "radar", size.iq_records, size.antennas)
     written = names.parse(rawacf.name)
     assert written is not None
     for path in (rawacf, antennas_iq):

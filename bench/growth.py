@@ -41,16 +41,17 @@ antennas_iq.plot(source, names.parse(source.name), folder, processes=processes)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Lengths of the blocks in records; of rawacf with one beam, of rawacf with 16 beams, of antennas_iq."""
+    """Lengths of the blocks in records; of rawacf with one beam, of rawacf with 16 beams, of antennas_iq; antennas of these."""
 
     records: tuple[int, ...]
     wide_records: tuple[int, ...]
     iq_records: tuple[int, ...]
+    antennas: int
     pairs: int
 
 
-FULL = Size(records=(300, 1200, 2400, 9600), wide_records=(75, 300), iq_records=(75, 300, 1200), pairs=3)
-QUICK = Size(records=(4, 8), wide_records=(1,), iq_records=(2,), pairs=1)
+FULL = Size(records=(300, 1200, 2400, 9600), wide_records=(75, 300), iq_records=(75, 300, 1200), antennas=plot.ANTENNAS, pairs=3)
+QUICK = Size(records=(4, 8), wide_records=(1,), iq_records=(2,), antennas=3, pairs=1)
 Costs = dict[tuple[str, int, int], Cost]
 
 
@@ -69,8 +70,8 @@ def measured(size: Size) -> Iterator[Result]:
         drawn: Costs = {}
         for records in size.iq_records:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                source = plot.block(Path(folder), records)
-                drawn |= _costs("20 antennas", records, source, PLOT, Path(folder), size.pairs)
+                source = plot.block(Path(folder), records, size.antennas)
+                drawn |= _costs(f"{size.antennas} antennas", records, source, PLOT, Path(folder), size.pairs)
         yield _result("Plot: growth", "Drawing every antenna at two sizes, and the contact sheet", drawn, size.pairs)
 
 

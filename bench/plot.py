@@ -27,7 +27,7 @@ from dataflow.demo.simulate_radar import SliceSpec, write_block
 from dataflow.lib.plots.picture import FULL as FULL_SCALE
 from dataflow.lib.plots.picture import SIZE
 
-SEQUENCES, SIMULATED_RECORDS, RECORD_S = 30, 24, 3
+SEQUENCES, SIMULATED_RECORDS, RECORD_S, ANTENNAS = 30, 24, 3, 20
 WALL_BAR, MEMORY_BAR_MB = 4.0, 400.0
 
 OURS = """
@@ -66,15 +66,16 @@ for index, antenna in enumerate(arrays["rx_antennas"]):
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Records of the block, and of a long one that is drawn once, if any."""
+    """Records of the block, and of a long one that is drawn once, if any; antennas in both."""
 
     records: int
     long_records: int | None
+    antennas: int
     pairs: int
 
 
-FULL = Size(records=300, long_records=2400, pairs=5)
-QUICK = Size(records=2, long_records=None, pairs=1)
+FULL = Size(records=300, long_records=2400, antennas=ANTENNAS, pairs=5)
+QUICK = Size(records=2, long_records=None, antennas=3, pairs=1)
 
 
 def measured(size: Size) -> Iterator[Result]:
@@ -83,9 +84,10 @@ def measured(size: Size) -> Iterator[Result]:
         for records, pairs in ((size.records, size.pairs), (size.long_records, 1)):
             if records is None:
                 continue
-            source = block(Path(scratch), records)
+            source = block(Path(scratch), records, size.antennas)
             ours, theirs = measure.compare(*sides(source, Path(scratch)), pairs)
-            what = f"{records:,} records of {SEQUENCES} sequences, 20 antennas, {source.stat().st_size / 1e6:.0f} MB. "
+            size_mb = source.stat().st_size / 1e6
+            what = f"{records:,} records of {SEQUENCES} sequences, {size.antennas} antennas, {size_mb:.0f} MB. "
             headings, rows = results.cost_table(ours, theirs, ("dataflow", "pyDARNio, matplotlib"))
             bars = (
                 Bar("times faster", theirs.wall_s / ours.wall_s, at_least=WALL_BAR),
@@ -95,7 +97,7 @@ def measured(size: Size) -> Iterator[Result]:
             source.unlink()
 
 
-def block(folder: Path, records: int) -> Path:
+def block(folder: Path, records: int, antennas: int = ANTENNAS) -> Path:
     """The antennas_iq file of one block, made unless it is there: some simulated records, then copies of them, later in time.
 
     Simulating takes most of its time in the compression of noise, which copying the stored bytes saves.
@@ -113,6 +115,7 @@ def block(folder: Path, records: int) -> Path:
             records=min(records, SIMULATED_RECORDS),
             seconds_per_record=RECORD_S,
             sequences=SEQUENCES,
+            antennas=antennas,
             open_each_record=False,
         )
         lengthened = next(path for path in written if path.name == target.name)

@@ -312,7 +312,7 @@ def test_daemons_whose_clock_is_set_back_and_forward_again(tmp_path: Path) -> No
     (site / "sitecustomize.py").write_text(AT_ANOTHER_TIME)
     clock.write_text("0")
     faked = {"CLOCK": str(clock), "PYTHONPATH": f"{site}:{REPOSITORY}"}
-    with running_chain.running(tmp_path / "chain", overrides=(*running_chain.QUICK, "daemon.look_every_s=5")) as chain:
+    with running_chain.running(tmp_path / "chain", overrides=(*running_chain.QUICK, "daemon.look_every_s=20")) as chain:
         for host in ("borealis", "site-linux", "campus"):
             chain.start(host, **faked)
         for number, hours in enumerate((-1, -24, 0)):
