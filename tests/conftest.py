@@ -5,6 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("a slow machine is no failure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("a slow machine is no failure")
 
 
 def pytest_addoption(parser):
