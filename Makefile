@@ -20,7 +20,7 @@ SHELL := /bin/bash
 .PHONY: help demo demo-mirror test lint test-network faults soak bench check install units demo-programs test-programs
 
 export PYTHON ?= python3
-# Where it is set, each start of `dataflow` compiles the whole program: a quarter of the time that a step without work takes.
+# Where it is set, each start of `dataflow` from a fresh clone compiles the whole program: a quarter of what a step without work takes.
 unexport PYTHONDONTWRITEBYTECODE
 SHELL_FILES := .ci/run $(wildcard tools/* daemons/*.daemon dataflow/*/*.sh)
 DEMO_PROGRAMS := venv rsync rrsync ssh sshd lbzip2

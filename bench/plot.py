@@ -97,7 +97,7 @@ def measured(size: Size) -> Iterator[Result]:
             source.unlink()
 
 
-def block(folder: Path, records: int, antennas: int = ANTENNAS) -> Path:
+def block(folder: Path, records: int, antennas: int) -> Path:
     """The antennas_iq file of one block, made unless it is there: some simulated records, then copies of them, later in time.
 
     Simulating takes most of its time in the compression of noise, which copying the stored bytes saves.

@@ -59,9 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
     loaded = _load(arguments)
     host = arguments.host or _host_of_step(loaded, arguments.step)
     ctx = _context(loaded, arguments, host, arguments.step, arguments.part)
-    code = runner.run(ctx, [path.absolute() for path in arguments.files])
-    ctx.requests.hear_no_more()
-    return code
+    try:
+        return runner.run(ctx, [path.absolute() for path in arguments.files])
+    finally:
+        ctx.requests.hear_no_more()
 
 
 def daemon(arguments: argparse.Namespace) -> int:
@@ -451,7 +452,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _parser(asked: str | None = None) -> argparse.ArgumentParser:
-    """What a command line may be. Where a command is asked for, only that one: a block starts dozens, one for each step."""
+    """What a command line may be. Where a command is asked for, only that one: each block is dozens of starts of it."""
     parser = argparse.ArgumentParser(
         prog="dataflow",
         description="Carries SuperDARN radar data from the instrument to the people who use it.",

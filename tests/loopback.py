@@ -185,7 +185,7 @@ class Machines:
     def files(self) -> dict[str, str]:
         """What lies in the roots of all machines: path below the root folder to the hash of its content.
 
-        Not the images of the disks that a test has mounted there: what they hold lies below their mount points as well.
+        Not the images of the disks that a test mounts there: while they are mounted, what they hold lies below their folders.
         """
         apart = self._apart()
         found = {}

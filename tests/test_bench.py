@@ -35,7 +35,7 @@ def test_benchmark_runs(name: str, tmp_path: Path) -> None:
 def test_document_and_plot_are_written(tmp_path: Path) -> None:
     run(BENCH / "performance.py", "--quick", "--only", DRAWN, "--into", tmp_path)
     document = (tmp_path / "performance.md").read_text()
-    assert "## Convert: growth\n" in document and "cores and" in document
+    assert "## Convert: growth\n" in document and "## Plot: growth\n" in document and "cores and" in document
     assert "(performance.svg)" in document
     assert "records in the block" in (tmp_path / "performance.svg").read_text()
 

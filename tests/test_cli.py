@@ -65,7 +65,7 @@ def test_the_help_of_every_command_teaches(name: str) -> None:
     assert parser.epilog and parser.epilog in text
     beginning, _, example = parser.epilog.partition("Example: dataflow ")
     assert beginning == ""
-    parsed = cli._parser().parse_args(shlex.split(example))
+    parsed = cli._parsed(shlex.split(example))
     assert all(getattr(parsed, key) is value for key, value in parser._defaults.items())
     assert parser._defaults, "it does something"
 

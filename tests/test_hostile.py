@@ -30,7 +30,7 @@ from dataflow.lib.names import Kind
 
 SEEDS = int(os.environ.get("DATAFLOW_FUZZ_SEEDS", "80"))
 """How many damaged copies of each kind of file are tried; more by the environment."""
-OFTEN = settings(deadline=None, max_examples=int(os.environ.get("DATAFLOW_FUZZ_EXAMPLES", "100")),
+OFTEN = settings(max_examples=int(os.environ.get("DATAFLOW_FUZZ_EXAMPLES", "100")),
                  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

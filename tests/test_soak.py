@@ -10,7 +10,7 @@ from pathlib import Path
 from soak import plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BLOCKS, SEED = 10, 4778
+BLOCKS, SEED = 10, 44838
 """A seed that gives one fault of each kind at least."""
 
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from dataflow.lib import version
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +24,8 @@ def test_a_version_is_the_one_that_is_installed(package):
 
 
 def test_what_is_not_installed_has_neither_version_nor_commit():
-    assert version.of("pydarn") is None, "not even where the name of another package begins so"
-    assert version.commit("pydarn") is None
+    assert version.of("pydarni") is None, "not even where the name of another package begins so"
+    assert version.commit("pydarni") is None
 
 
 @pytest.mark.parametrize(
@@ -49,13 +45,29 @@ def test_a_commit_is_the_one_that_it_was_installed_from(tmp_path, monkeypatch, o
     assert (version.of("pydarnio"), version.commit("pydarnio")) == ("7.0", expected)
 
 
-def test_the_commit_of_a_checkout_is_its_head():
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert version.commit("dataflow") == head.stdout.strip()
+HEADS = {
+    "loose": {"HEAD": "ref: refs/heads/main\n", "refs/heads/main": "cd34\n"},
+    "packed": {"HEAD": "ref: refs/heads/main\n", "packed-refs": "# pack-refs\nab12 refs/heads/other\ncd34 refs/heads/main\n"},
+    "detached": {"HEAD": "cd34\n"},
+}
 
 
-def test_a_step_starts_without_what_only_tells_versions():
-    """It would take a sixth of the time in which one starts."""
-    argv = [sys.executable, "-c", "import sys; from dataflow.lib import runner; print('importlib.metadata' in sys.modules)"]
-    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
+@pytest.mark.parametrize("head", HEADS)
+def test_the_commit_of_a_checkout_is_its_head(tmp_path, monkeypatch, head):
+    for name, content in HEADS[head].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(version, "_CHECKOUT", tmp_path)
+    assert version.commit("dataflow") == "cd34"
+
+
+def test_a_folder_where_one_may_not_look_is_passed_over(tmp_path, monkeypatch):
+    def refused(self, pattern):
+        if self == tmp_path:
+            raise PermissionError(13, "Permission denied", str(tmp_path))
+        return glob(self, pattern)
+
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", refused)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert version.of("pydarnio") == metadata.version("pydarnio")

@@ -40,8 +40,9 @@ class Requests:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
 
     def hear_no_more(self) -> None:
-        """The work is done. An ending Python gives signals their default meaning back, and the next one would kill it."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1})
+        """The work is done. An ending Python gives signals that it hears their default meaning back, and one would kill it."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
 
     def _ask_stop(self, *_: object) -> None:
         self.stop = True

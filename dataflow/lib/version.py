@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,11 @@ def commit(package: str) -> str | None:
 
 def _known(package: str) -> Path | None:
     """The folder with what pip knows of a package; None where it is not installed."""
-    return next((found for folder in sys.path for found in Path(folder).glob(f"{package}-*{_ENDING}")), None)
+    for folder in sys.path:
+        with suppress(PermissionError):  # one may lie where this user may not look; a version is not worth a run
+            for found in Path(folder).glob(f"{package}-*{_ENDING}"):
+                return found
+    return None
 
 
 def _head(git: Path) -> str | None:
