@@ -1,7 +1,13 @@
-"""A skipped test is a promise that nobody checked: with ``--allowed-skips FILE`` only the reasons in that file are accepted."""
+"""Where tests work, on which machines, and which skips are allowed.
+
+A skipped test is a promise that nobody checked: with ``--allowed-skips FILE`` only the reasons in that file are accepted.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,9 +16,19 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("a slow machine is no failure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("a slow machine is no failure")
 
+MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp")
+LEAST_MEMORY_BYTES = 4 << 30
+
 
 def pytest_addoption(parser):
     parser.addoption("--allowed-skips", type=Path, metavar="FILE", help="fail if a test is skipped for a reason not in FILE")
+
+
+def pytest_configure():
+    """Have temporary folders in memory where it has room: that fsync(2) is called is looked at, not what a disk makes of it."""
+    memory = os.statvfs(MEMORY)
+    if memory.f_bavail * memory.f_frsize >= LEAST_MEMORY_BYTES and not memory.f_flag & os.ST_NOEXEC:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_sessionfinish(session):
@@ -42,6 +58,15 @@ def room():
 
     with loopback.room() as shared:
         yield shared
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another file system than the other folders of the test."""
+    device = tmp_path.stat().st_dev
+    folder = Path(tempfile.mkdtemp(dir=next(disk for disk in (MEMORY, DISK) if disk.stat().st_dev != device)))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

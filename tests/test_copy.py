@@ -8,8 +8,6 @@ import functools
 import hashlib
 import os
 import resource
-import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,14 +40,6 @@ def source(tmp_path):
 @pytest.fixture
 def finals(tmp_path, source):
     return [tmp_path / folder / source.name for folder in ("array", "deep/backup")]
-
-
-@pytest.fixture
-def other_disk(tmp_path):
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    assert folder.stat().st_dev != tmp_path.stat().st_dev, "this test needs two file systems"
-    yield folder
-    shutil.rmtree(folder)
 
 
 @contextmanager

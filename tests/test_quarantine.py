@@ -6,10 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 import world
@@ -80,20 +78,15 @@ def test_admitted_it_lies_in_both_places_until_the_record_is_durable(here, sourc
     assert everything(here) == [NAME, f"{NAME}.reason.json"]
 
 
-def test_across_file_systems_the_copy_is_verified(here, source):
-    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
-    try:
-        assert folder.stat().st_dev != here.roots["sddata"].stat().st_dev, "this test needs two file systems"
-        settings = {**here.root_settings, "far": Root(str(folder))}
-        here = replace(here, roots={**here.roots, "far": folder}, root_settings=settings)
-        far = folder / NAME
-        shutil.copy(source, far)
-        path = put(here, far)
-        assert path.read_bytes() == CONTENT and not far.exists()
-        assert everything(here) == [NAME, f"{NAME}.reason.json"]
-        assert quarantine.retry(here, path) == far and far.read_bytes() == CONTENT
-    finally:
-        shutil.rmtree(folder)
+def test_across_file_systems_the_copy_is_verified(here, source, other_disk):
+    settings = {**here.root_settings, "far": Root(str(other_disk))}
+    here = replace(here, roots={**here.roots, "far": other_disk}, root_settings=settings)
+    far = other_disk / NAME
+    shutil.copy(source, far)
+    path = put(here, far)
+    assert path.read_bytes() == CONTENT and not far.exists()
+    assert everything(here) == [NAME, f"{NAME}.reason.json"]
+    assert quarantine.retry(here, path) == far and far.read_bytes() == CONTENT
 
 
 def test_a_second_file_of_one_name_gets_its_hash_into_the_name(here, source):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -201,9 +200,8 @@ def test_a_disk_that_fills_is_told_a_week_before_and_once(tmp_path: Path) -> Non
     assert len(alerts(made, "site-linux")) == 2, "the steep days are forgotten, it recovered, and now it is news again"
 
 
-def test_a_disk_of_state_and_logs_that_fills_is_told_as_well(tmp_path: Path) -> None:
+def test_a_disk_of_state_and_logs_that_fills_is_told_as_well(tmp_path: Path, other_disk: Path) -> None:
     """Full, it keeps every file of every step, and then nobody can be told any more."""
-    other_disk = Path(tempfile.mkdtemp(dir="/dev/shm"))
     made = world.make(tmp_path / "world")
     here = made.here("site-linux")
     assert set(space.free(here, ["store"])) == {"store"}, "all on one disk"
@@ -215,7 +213,6 @@ def test_a_disk_of_state_and_logs_that_fills_is_told_as_well(tmp_path: Path) -> 
         record_free(made, hours, int(free * factor), "logs")
     made.run("site-linux", "rsync_to_campus")
     told = alerts(made, "site-linux")
-    shutil.rmtree(other_disk)
     assert len(told) == 1 and f"the disk {here.logs} of sas-site is down to its reserve in 3." in told[0]
 
 
