@@ -20,6 +20,7 @@ from dataflow.lib import names, summary
 from dataflow.lib.checksum import sha256
 from dataflow.lib.errors import Exit
 from dataflow.lib.names import Kind, Name
+from faults import disks
 
 STEP = "expire_site_storage"
 NOW = datetime(2026, 11, 8, 12, tzinfo=UTC)
@@ -127,18 +128,23 @@ def test_a_file_that_was_written_lately_is_not_old(tmp_path: Path) -> None:
 
 
 def test_no_more_goes_than_the_disk_is_short_of(tmp_path: Path) -> None:
-    disk = shutil.disk_usage(tmp_path)
-    percent = 100 * disk.free / disk.total
-    for short_percent, expected in ((-10, [True] * 4), (15, [True, True, False, False])):
-        made = world_with(tmp_path, f"{{antennas_iq: {{keep_days: 60, min_free_percent: {percent + short_percent}}}}}")
-        paths = iq_files(made, [0.1, 70, 80, 90])
-        for path in paths:  # as large as a tenth of the disk, without taking that
-            status = path.stat()
-            os.truncate(path, disk.total // 10)
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-            relay_record(made, path, "7" * 64)
-        made.run("site-linux", STEP)
-        assert left(paths) == expected
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with disks.mounted(folder):
+        with (folder / "half of it").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(folder).total // 2)
+        disk = shutil.disk_usage(folder)
+        percent = 100 * disk.free / disk.total
+        for short_percent, expected in ((-10, [True] * 4), (15, [True, True, False, False])):
+            made = world_with(folder, f"{{antennas_iq: {{keep_days: 60, min_free_percent: {percent + short_percent}}}}}")
+            paths = iq_files(made, [0.1, 70, 80, 90])
+            for path in paths:  # as large as a tenth of the disk, without taking that
+                status = path.stat()
+                os.truncate(path, disk.total // 10)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+                relay_record(made, path, "7" * 64)
+            made.run("site-linux", STEP)
+            assert left(paths) == expected
 
 
 def test_full_size_pictures_go_as_well(tmp_path: Path) -> None:

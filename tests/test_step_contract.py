@@ -148,7 +148,7 @@ def recorded(machines: Machines, case: Case, path: Path) -> bool:
     return any(r["event"] == "file" and r["file"] == path.name and r["outcome"] == "done" for r in records)
 
 
-EVERY = int(os.environ.get("KILL_EVERY", "5"))
+EVERY = int(os.environ.get("KILL_EVERY", "7"))
 """At every how manieth change a command is killed; with 1 at each. `make faults` kills at every call, beside changes."""
 
 
