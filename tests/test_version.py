@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -14,8 +16,7 @@ from dataflow.lib import version
 @pytest.fixture(autouse=True)
 def forgotten():
     """Each test asks anew."""
-    version.of.cache_clear()
-    version.commit.cache_clear()
+    version._known.cache_clear()
 
 
 @pytest.mark.parametrize("package", ["pydarnio", "numpy", "h5py", "pytest"])
@@ -61,10 +62,11 @@ def test_the_commit_of_a_checkout_is_its_head(tmp_path, monkeypatch, head):
     assert version.commit("dataflow") == "cd34"
 
 
-def test_a_folder_where_one_may_not_look_is_passed_over(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_folder_that_cannot_be_looked_into_is_passed_over(tmp_path, monkeypatch, number):
     def refused(self, pattern):
         if self == tmp_path:
-            raise PermissionError(13, "Permission denied", str(tmp_path))
+            raise OSError(number, os.strerror(number), str(tmp_path))
         return glob(self, pattern)
 
     glob = Path.glob

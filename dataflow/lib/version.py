@@ -16,14 +16,12 @@ _CHECKOUT = Path(__file__).parents[2] / ".git"
 _ENDING = ".dist-info"
 
 
-@cache
 def of(package: str) -> str | None:
     """The version of an installed package, or None where it is not installed."""
     known = _known(package)
     return known.name.removesuffix(_ENDING).partition("-")[2] if known else None
 
 
-@cache
 def commit(package: str) -> str | None:
     """The commit that a package was installed from, or that its checkout is at; None when nothing tells."""
     if package == "dataflow" and _CHECKOUT.is_dir():
@@ -35,10 +33,11 @@ def commit(package: str) -> str | None:
     return str(found) if found else None
 
 
+@cache
 def _known(package: str) -> Path | None:
     """The folder with what pip knows of a package; None where it is not installed."""
     for folder in sys.path:
-        with suppress(PermissionError):  # one may lie where this user may not look; a version is not worth a run
+        with suppress(OSError):  # one may lie where this user may not look, or on a disk that fails; a version is not worth a run
             for found in Path(folder).glob(f"{package}-*{_ENDING}"):
                 return found
     return None
