@@ -293,7 +293,8 @@ def as_a_person_asks(chain: Running, name: str, dmap: str) -> None:
     assert here.returncode == Exit.ACCOUNTED and "sas-site knows" in here.stdout
 
     silent = chain.here("campus").relayed_logs / "sas" / "rsync_to_campus"
-    logs = {log: log.read_text() for log in silent.glob("*.site-linux.jsonl")}  # two of them where midnight has passed
+    logs = {log: log.read_text() for log in silent.glob("*.site-linux.jsonl")}
+    assert 1 <= len(logs) <= 2, "of one day, or of two where midnight has passed"
     for log in logs:
         log.write_text("")
     asked = chain.dataflow("trace", name, "--host", "campus", "--radar", "sas")
